@@ -1,0 +1,63 @@
+"""The exceptions of autotune. Each message is one plain sentence with what to do; none needs a traceback.
+
+AutotuneError                     exit code
+├── UserError                     2   what was asked for cannot be
+│   ├── BadInput                      a value, a file, a name
+│   ├── NameInUse                     a job of this name is in the database
+│   ├── NoSuchJob
+│   └── NotHere                       GPUs that no worker has
+├── NothingFits                   3   no configuration under the ceiling
+├── NothingMeasured               4   no probe came back with a figure
+└── MachineFault                  1   ours or the machine's
+    ├── StorageUnavailable            the database cannot be opened or was lost
+    ├── LeaseLost                     another driver took the job over
+    └── ExecutionUnavailable          Ray, a supervisor or a worker cannot be started
+"""
+
+
+class AutotuneError(Exception):
+    exit_code = 1
+
+
+class UserError(AutotuneError):
+    exit_code = 2
+
+
+class BadInput(UserError):
+    pass
+
+
+class NameInUse(UserError):
+    pass
+
+
+class NoSuchJob(UserError):
+    pass
+
+
+class NotHere(UserError):
+    pass
+
+
+class NothingFits(AutotuneError):
+    exit_code = 3
+
+
+class NothingMeasured(AutotuneError):
+    exit_code = 4
+
+
+class MachineFault(AutotuneError):
+    exit_code = 1
+
+
+class StorageUnavailable(MachineFault):
+    pass
+
+
+class LeaseLost(MachineFault):
+    pass
+
+
+class ExecutionUnavailable(MachineFault):
+    pass

@@ -1,0 +1,47 @@
+"""`ModelShape`: the numbers of a decoder that memory and speed depend on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of one decoder-only transformer. All counts are of elements or modules."""
+
+    model_type: str
+    """Hugging Face's family name; `factory` for a user's own module."""
+    num_parameters: int
+    """All weights, tied ones once."""
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    """Feed-forward width, of one expert where there are several."""
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied_embeddings: bool
+    gated_mlp: bool
+    """Three feed-forward matrices (SwiGLU) instead of two."""
+    max_positions: int | None = None
+    """Longest sequence the position embedding allows; None where it does not limit."""
+    num_experts: int = 1
+    experts_per_token: int = 1
+
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def embedding_parameters(self) -> int:
+        """One vocabulary matrix."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one layer: everything outside the vocabulary matrices, evenly."""
+        ends = self.embedding_parameters * (1 if self.tied_embeddings else 2)
+        return (self.num_parameters - ends) // self.num_layers

@@ -1,0 +1,1 @@
+"""What runs inside a probe. Knows torch, DeepSpeed and transformers; nothing of jobs, databases or Ray."""

@@ -1,0 +1,36 @@
+"""Engine constants that matter to memory and speed but are not searched.
+
+One table, read by the probe that sets them, the forecast that counts them and the export that writes
+them; every result carries the ones it was measured under.
+"""
+
+from trials.contract.message import Message
+
+PROTOCOL_VERSION = 1
+"""Raised when a change of the probe makes older measurements incomparable."""
+
+
+class EngineConstants(Message):
+    deepspeed_bucket_elements: int
+    """`reduce_bucket_size`, `allgather_bucket_size`, `stage3_prefetch_bucket_size` of DeepSpeed, in elements."""
+    deepspeed_sub_group_elements: int = 1_000_000_000
+    """`sub_group_size` of ZeRO-3: parameters updated at a time."""
+    ddp_bucket_mib: int = 25
+    """`bucket_cap_mb` of DistributedDataParallel."""
+    ddp_gradient_as_bucket_view: bool = True
+    """Gradients are views into DDP's buckets, so they exist once, not twice."""
+    gradient_clip_norm: float = 1.0
+    """Global gradient norm that every engine clips to, as real runs do."""
+    cuda_allocator: str = "expandable_segments:True"
+    """PYTORCH_CUDA_ALLOC_CONF of a probe, and of the exported launch script."""
+    cuda_fused_optimizer: bool = True
+    """Fused optimizer step on CUDA; on CPU one parameter after the other, without a copy of all of them."""
+
+
+def engine_constants(num_parameters: int) -> EngineConstants:
+    """The constants for a model of `num_parameters`.
+
+    The bucket is capped at DeepSpeed's default of 5e8 elements: with the default itself, two buckets
+    of a small model would outweigh the model.
+    """
+    return EngineConstants(deepspeed_bucket_elements=int(min(5e8, max(1e6, num_parameters / 4))))
