@@ -23,8 +23,10 @@ class EngineConstants(Message):
     """Global gradient norm that every engine clips to, as real runs do."""
     cuda_allocator: str = "expandable_segments:True"
     """PYTORCH_CUDA_ALLOC_CONF of a probe, and of the exported launch script."""
-    cuda_fused_optimizer: bool = True
-    """Fused optimizer step on CUDA; on CPU one parameter after the other, without a copy of all of them."""
+    fused_optimizer: bool = True
+    """torch's fused optimizer step: the fastest, and without a temporary copy of the parameters."""
+    fsdp_reduce_every_microbatch: bool = True
+    """Gradients stay sharded while accumulating; the alternative keeps them whole for less traffic."""
 
 
 def engine_constants(num_parameters: int) -> EngineConstants:

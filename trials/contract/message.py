@@ -23,7 +23,9 @@ def nearest(word: str, known: list[str]) -> str:
 class Message(BaseModel):
     """A frozen record whose unknown keys are errors that name the nearest right one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants"
+    )
 
     @model_validator(mode="before")
     @classmethod

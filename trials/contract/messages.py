@@ -196,7 +196,9 @@ def failure(
     request: ProbeRequest, outcome: Outcome, reason: str, *, phase: Phase = Phase.START, seconds: float = 0.0
 ) -> ProbeResult:
     """The result of a probe of which no rank could report."""
-    return ProbeResult(probe_id=request.probe_id, outcome=outcome, phase=phase, reason=reason, seconds=seconds)
+    return ProbeResult(
+        probe_id=request.probe_id, outcome=outcome, phase=phase, reason=reason, seconds=seconds
+    )
 
 
 PRECEDENCE: Sequence[Outcome] = (

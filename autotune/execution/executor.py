@@ -1,0 +1,116 @@
+"""The Protocol of everything that can run a probe, and the pool of lanes that real executors are."""
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from trials.contract.messages import DeviceKind, ProbeRequest, ProbeResult
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The devices one probe occupies, and for how many probes there is room."""
+
+    device: DeviceKind
+    num_nodes: int
+    ranks_per_node: int
+    num_slots: int
+    """Probes that the inventory has room for at once."""
+
+    @property
+    def world_size(self) -> int:
+        return self.num_nodes * self.ranks_per_node
+
+
+class Executor(Protocol):
+    """Runs probes; a context manager that leaves no process behind.
+
+    Whatever happens to a probe is an outcome in its result, never an exception: a deadline is
+    `timed_out`, a worker or supervisor that died is `interrupted`, and so is a cancelled probe.
+    A future raises ExecutionUnavailable only when there is nothing left to run probes on.
+    """
+
+    @property
+    def num_slots(self) -> int:
+        """Probes that can run at once; more wait for their turn."""
+
+    def submit(self, request: ProbeRequest) -> "Future[ProbeResult]": ...
+
+    def cancel(self, probe_id: str) -> None:
+        """End a running probe now, as `interrupted`; unknown ones are ignored."""
+
+    def close(self) -> None:
+        """End every probe; when it returns, their processes are gone."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Lane(Protocol):
+    """Devices for one probe at a time, kept warm from probe to probe."""
+
+    def run(self, request: ProbeRequest) -> ProbeResult: ...
+
+    def cancel(self) -> None:
+        """End the running probe; called from another thread than `run`."""
+
+    def close(self) -> None:
+        """End what runs and give the devices back; `run` returns soon after."""
+
+
+class LaneExecutor:
+    """An Executor of lanes: one thread for each."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._lanes = lanes
+        self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        for lane in lanes:
+            self._idle.put(lane)
+        self._running: dict[str, Lane] = {}
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="probe")
+
+    @property
+    def num_slots(self) -> int:
+        return len(self._lanes)
+
+    def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
+        return self._threads.submit(self._run, request)
+
+    def cancel(self, probe_id: str) -> None:
+        with self._lock:
+            lane = self._running.get(probe_id)
+        if lane is not None:
+            lane.cancel()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for lane in self._lanes:
+            lane.close()
+        self._threads.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, request: ProbeRequest) -> ProbeResult:
+        lane = self._idle.get()
+        with self._lock:
+            self._running[request.probe_id] = lane
+        try:
+            return lane.run(request)
+        finally:
+            with self._lock:
+                del self._running[request.probe_id]
+            self._idle.put(lane)

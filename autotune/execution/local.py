@@ -1,0 +1,51 @@
+"""Probes on this machine, without a cluster."""
+
+import time
+from collections.abc import Sequence
+
+from autotune.errors import ExecutionUnavailable
+from autotune.execution.executor import LaneExecutor, Layout
+from autotune.execution.supervisor import Supervisor, free_port
+from trials.contract.merge import merge
+from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult
+
+
+class LocalLane:
+    """A supervised zygote of this process's own."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+
+    def run(self, request: ProbeRequest) -> ProbeResult:
+        started = time.monotonic()
+        reports = self.supervisor.run(NodeShare(request=request, rendezvous_port=free_port()))
+        return merge(request, reports, time.monotonic() - started)
+
+    def cancel(self) -> None:
+        self.supervisor.cancel()
+
+    def close(self) -> None:
+        self.supervisor.close()
+
+
+class LocalExecutor(LaneExecutor):
+    """One lane per slot; each lane of a GPU machine has GPUs of its own."""
+
+    def __init__(self, layout: Layout, gpu_ids: Sequence[str] = ()) -> None:
+        """`gpu_ids`: what CUDA_VISIBLE_DEVICES calls the GPUs to use, enough for every slot.
+
+        Raises ExecutionUnavailable for probes that need more than one node.
+        """
+        if layout.num_nodes > 1:
+            raise ExecutionUnavailable(
+                f"a probe over {layout.num_nodes} nodes needs a cluster: use --executor ray with --ray-address"
+            )
+        self.lanes = [LocalLane(Supervisor(layout.device, gpus)) for gpus in _shares(layout, gpu_ids)]
+        super().__init__(self.lanes)
+
+
+def _shares(layout: Layout, gpu_ids: Sequence[str]) -> list[str | None]:
+    if layout.device == "cpu":
+        return [None] * layout.num_slots
+    size = layout.ranks_per_node
+    return [",".join(gpu_ids[slot * size : (slot + 1) * size]) for slot in range(layout.num_slots)]

@@ -1,0 +1,214 @@
+"""Probes on the workers of a Ray cluster, local or remote."""
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from autotune.errors import ExecutionUnavailable, NotHere
+from autotune.execution.executor import LaneExecutor, Layout
+from autotune.execution.supervisor import Supervisor, free_port, interrupted
+from trials.contract.merge import merge
+from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, RankReport
+from trials.contract.outcome import Outcome
+
+PLACEMENT_TIMEOUT_S = 60.0
+"""How long a placement group may wait for its devices before they count as taken by others."""
+CLOSE_TIMEOUT_S = 20.0
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Of a local cluster; probes pass kilobytes."""
+
+
+class NodeWorker:
+    """One node's part of a lane: an actor that owns the supervisor of that node."""
+
+    def __init__(self, device: str) -> None:
+        self._supervisor = Supervisor("cuda" if device == "cuda" else "cpu")
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Address and free port for the ranks of a probe to meet at, when this is its first node."""
+        return ray.util.get_node_ip_address(), free_port()
+
+    def run(self, share: str) -> list[str]:
+        """Run a NodeShare; its reports as JSON."""
+        return [report.to_json() for report in self._supervisor.run(NodeShare.parse(share))]
+
+    def cancel(self) -> None:
+        self._supervisor.cancel()
+
+    def close(self) -> None:
+        self._supervisor.close()
+
+
+class RayLane:
+    """A placement group with one worker per node, opened by its first probe and kept for the next ones."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._group: PlacementGroup | None = None
+        self._workers: list[Any] = []
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def run(self, request: ProbeRequest) -> ProbeResult:
+        started = time.monotonic()
+        reports = self._reports(request)
+        return merge(request, reports, time.monotonic() - started)
+
+    def cancel(self) -> None:
+        with self._lock:
+            workers = list(self._workers)
+        for worker in workers:
+            worker.cancel.remote()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            workers, self._workers = self._workers, []
+            group, self._group = self._group, None
+        closing = [worker.close.remote() for worker in workers]
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S) if closing else None
+        for worker in workers:
+            ray.kill(worker)
+        if group is not None:
+            remove_placement_group(group)
+
+    def _reports(self, request: ProbeRequest) -> list[RankReport]:
+        try:
+            workers = self._open()
+            host, port = ray.get(workers[0].rendezvous.remote())
+        except RayError as error:
+            self._discard()
+            share = NodeShare(request=request, rendezvous_port=1)
+            return interrupted(share, f"the worker was lost before the probe began: {_first_line(error)}")
+        shares = [
+            NodeShare(request=request, node_rank=node, rendezvous_host=host, rendezvous_port=port)
+            for node in range(request.num_nodes)
+        ]
+        running = {
+            worker.run.remote(share.to_json()): share for worker, share in zip(workers, shares, strict=True)
+        }
+        reports: list[RankReport] = []
+        lost = False
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            share = running.pop(done)
+            try:
+                of_node = [RankReport.parse(report) for report in ray.get(done)]
+            except RayError as error:
+                lost = True
+                of_node = interrupted(share, f"the worker was lost: {_first_line(error)}")
+            reports += of_node
+            if running and any(report.outcome != Outcome.MEASURED for report in of_node):
+                self.cancel()  # the other nodes' ranks would wait for these until the deadline
+        if lost:
+            self._discard()
+        return reports
+
+    def _open(self) -> list[Any]:
+        """The lane's workers, on devices that are theirs alone. Raises ExecutionUnavailable."""
+        with self._lock:
+            if self._closed:
+                raise ExecutionUnavailable("the executor was closed")
+            if self._workers:
+                return self._workers
+        size = self._layout.ranks_per_node
+        resources = {"GPU": size, "CPU": size} if self._layout.device == "cuda" else {"CPU": size}
+        several = self._layout.num_nodes > 1
+        group = placement_group(
+            [resources] * self._layout.num_nodes, "STRICT_SPREAD" if several else "STRICT_PACK"
+        )
+        if not group.wait(PLACEMENT_TIMEOUT_S):
+            remove_placement_group(group)
+            raise ExecutionUnavailable(
+                f"the Ray cluster had no room for a probe within {PLACEMENT_TIMEOUT_S:g} s: "
+                f"it needs {self._layout.num_nodes} × {_words(resources)}; are others using it?"
+            )
+        worker = ray.remote(NodeWorker)
+        workers = [
+            worker.options(
+                num_cpus=resources["CPU"],
+                num_gpus=resources.get("GPU", 0),
+                max_concurrency=4,  # `cancel` and `close` come while `run` is under way
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    group, placement_group_bundle_index=node
+                ),
+            ).remote(self._layout.device)
+            for node in range(self._layout.num_nodes)
+        ]
+        with self._lock:
+            self._group, self._workers = group, workers
+        return workers
+
+    def _discard(self) -> None:
+        """Give up the workers after one was lost; the next probe opens new ones."""
+        with self._lock:
+            workers, self._workers = self._workers, []
+            group, self._group = self._group, None
+        for worker in workers:
+            ray.kill(worker)
+        if group is not None:
+            remove_placement_group(group)
+
+
+class RayExecutor(LaneExecutor):
+    """Starts a local Ray, or joins the cluster at `address`, and leaves it when closed."""
+
+    def __init__(self, layout: Layout, address: str | None = None) -> None:
+        """Raises ExecutionUnavailable when Ray cannot be reached, NotHere when no worker has the devices."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            if address is None:
+                ray.init(
+                    address="local",
+                    num_cpus=layout.world_size * layout.num_slots,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level="error")
+        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+            where = f"at {address}" if address else "on this machine"
+            raise ExecutionUnavailable(
+                f"Ray cannot be reached {where}: {_first_line(error)}; check --ray-address, "
+                "or use --executor local"
+            ) from error
+        try:
+            _require(layout, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        except NotHere:
+            ray.shutdown()
+            raise
+        super().__init__([RayLane(layout) for _ in range(layout.num_slots)])
+
+    def close(self) -> None:
+        super().close()
+        ray.shutdown()
+
+
+def _require(layout: Layout, nodes: list[Mapping[str, float]]) -> None:
+    """Raise NotHere unless enough nodes have the devices of at least one probe."""
+    resource = "GPU" if layout.device == "cuda" else "CPU"
+    enough = [node for node in nodes if node.get(resource, 0) >= layout.ranks_per_node]
+    if len(enough) < layout.num_nodes:
+        have = ", ".join(f"{node.get(resource, 0):g}" for node in nodes) or "none"
+        raise NotHere(
+            f"no worker has what a probe needs: {layout.num_nodes} × {layout.ranks_per_node} {resource}, "
+            f"while the nodes of the Ray cluster have {have}; start workers that do, "
+            "or use `autotune plan` for a forecast without them"
+        )
+
+
+def _words(resources: Mapping[str, int]) -> str:
+    return " and ".join(f"{count} {name}" for name, count in resources.items())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

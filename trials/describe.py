@@ -1,0 +1,204 @@
+"""`python -P -m trials.describe SPEC.json OUT.json`: what a model is, found by building it.
+
+The model is built on the meta device, without memory, where its code allows that. The answer is one
+object: the sizes of the decoder with `factory_version` and `notes`, or `{"error": sentence}`.
+"""
+
+import importlib
+import json
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trials.contract.message import ContractError, nearest
+from trials.contract.messages import ModelSpec
+
+HF_MEMORY_BYTES = 8 << 30
+"""On the meta device a configuration builds in under 1 GiB; one made to exhaust the machine stops here."""
+
+# The names under which models and their configurations keep a size, in order of preference.
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
+HIDDEN = ("hidden_size", "n_embd", "d_model", "dim", "embed_dim")
+INTERMEDIATE = ("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
+HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "nhead")
+KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head")
+HEAD_DIM = ("head_dim", "d_head", "head_size")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "top_k", "moe_top_k")
+ATTENTION = re.compile(r"att|qkv|query|key|value|[qkvo]_proj", re.IGNORECASE)
+POSITIONS = re.compile(r"pos|wpe", re.IGNORECASE)
+USUAL_HEAD_DIM = 64
+
+
+class CannotDescribe(Exception):
+    """The model cannot be built or is none; the message is one sentence."""
+
+
+def main(spec_file: str, out_file: str) -> None:
+    try:
+        spec = ModelSpec.parse(Path(spec_file).read_bytes())
+        answer = describe(spec)
+    except (CannotDescribe, ContractError) as error:
+        answer = {"error": str(error)}
+    unfinished = Path(f"{out_file}.part")
+    unfinished.write_text(json.dumps(answer))
+    unfinished.replace(out_file)
+
+
+def describe(spec: ModelSpec) -> dict[str, Any]:
+    """Build the model and return its sizes; raises CannotDescribe."""
+    if spec.hf_config is not None:
+        model = _from_hf_config(dict(spec.hf_config))
+        return _sizes(model, str(spec.hf_config["model_type"]), spec.name) | {"factory_version": None}
+    assert spec.factory is not None  # ModelSpec holds one of the two
+    factory = _import(spec.factory, spec.factory_path)
+    version = getattr(factory, "version", None)
+    return _sizes(_call(factory, spec.factory), "factory", spec.name) | {
+        "factory_version": None if version is None else str(version)
+    }
+
+
+def _from_hf_config(config: dict[str, Any]) -> nn.Module:
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (HF_MEMORY_BYTES, hard))
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    model_type = config.pop("model_type")
+    if model_type not in CONFIG_MAPPING_NAMES:
+        near = nearest(model_type, list(CONFIG_MAPPING_NAMES)).partition("; known are")[0]
+        raise CannotDescribe(f"transformers knows no model_type {model_type!r}{near}")
+    try:
+        hf_config = AutoConfig.for_model(model_type, **config)
+        if type(hf_config) not in AutoModelForCausalLM._model_mapping:
+            raise CannotDescribe(f"transformers has no causal language model for model_type {model_type!r}")
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(hf_config)
+    except CannotDescribe:
+        raise
+    except Exception as error:  # whatever a configuration makes the library raise
+        raise CannotDescribe(f"transformers cannot build this {model_type}: {_in_a_line(error)}") from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    return model
+
+
+def _import(factory: str, folder: str | None) -> Callable[[], object]:
+    module_name, _, attribute = factory.partition(":")
+    if folder is not None:
+        sys.path.insert(0, folder)
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # the user's module may raise anything
+        raise CannotDescribe(f"cannot import factory {factory}: {_in_a_line(error)}") from error
+    if not callable(found):
+        raise CannotDescribe(f"factory {factory} is not callable but a {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
+
+
+def _call(factory: Callable[[], object], name: str) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            model = factory()
+    except Exception:  # some initialisations need real tensors
+        try:
+            model = factory()
+        except Exception as error:
+            raise CannotDescribe(f"factory {name} failed: {_in_a_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise CannotDescribe(f"factory {name} must return a torch.nn.Module, not {type(model).__name__}")
+    return model
+
+
+def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
+    """The fields of a decoder's shape: read from the model's configuration, else from its modules."""
+    embeddings = {path: module for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    if not embeddings:
+        raise CannotDescribe(f"{name} has no nn.Embedding, so it is no language model over tokens")
+    tokens = max(embeddings.values(), key=lambda module: module.num_embeddings)
+    layers = max(_layer_lists(model), key=_num_parameters, default=[model])
+    config = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    sources = (config, *layers[0].modules())
+
+    hidden = _first(HIDDEN, config) or tokens.embedding_dim
+    heads = _first(HEADS, *sources)
+    notes = []
+    if heads is None:
+        heads = max(1, hidden // USUAL_HEAD_DIM)
+        notes.append(f"the attention heads of {name} are not visible; {heads} are assumed")
+    widths = list(_feed_forward_widths(layers[0], hidden))
+    intermediate = _first(INTERMEDIATE, config) or max(widths, default=4 * hidden)
+    num_layers = _first(LAYERS, config) or len(layers)
+    tied = not any(
+        module.weight is not tokens.weight
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module.out_features == tokens.num_embeddings
+    )
+    num_parameters = _num_parameters([model])
+    vocabulary = tokens.num_embeddings * tokens.embedding_dim * (1 if tied else 2)
+    inside = _num_parameters(layers) if layers[0] is not model else num_parameters - vocabulary
+    limits = [item.num_embeddings for path, item in embeddings.items() if POSITIONS.search(path)]
+    return {
+        "model_type": model_type,
+        "num_parameters": num_parameters,
+        "num_layers": num_layers,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_heads": heads,
+        "num_kv_heads": _first(KV_HEADS, *sources) or heads,
+        "head_dim": _first(HEAD_DIM, *sources) or max(1, hidden // heads),
+        "vocab_size": tokens.num_embeddings,
+        "tied_embeddings": tied,
+        "gated_mlp": widths.count(intermediate) >= 3 or 2 * intermediate in widths,
+        "max_positions": min(limits, default=None),
+        "num_experts": _first(EXPERTS, config) or 1,
+        "experts_per_token": _first(EXPERTS_PER_TOKEN, config) or 1,
+        "other_parameters": max(0, num_parameters - vocabulary - inside),
+        "notes": notes,
+    }
+
+
+def _layer_lists(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Every run of equal modules; the one with the most weights is the stack of layers."""
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            children = list(module)
+            if len({type(child) for child in children}) == 1 and _num_parameters(children):
+                yield children
+
+
+def _feed_forward_widths(layer: nn.Module, hidden: int) -> Iterator[int]:
+    """The other side of each matrix of a layer that has `hidden` on one side, attention left out."""
+    for path, parameter in layer.named_parameters():
+        if parameter.dim() == 2 and hidden in parameter.shape and not ATTENTION.search(path):
+            yield parameter.numel() // hidden
+
+
+def _num_parameters(modules: list[nn.Module]) -> int:
+    return sum(item.numel() for item in {id(p): p for m in modules for p in m.parameters()}.values())
+
+
+def _first(names: tuple[str, ...], *sources: object) -> int | None:
+    """The first positive integer that any source has under one of `names`."""
+    for source in sources:
+        for name in names:
+            value = getattr(source, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
+
+def _in_a_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

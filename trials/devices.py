@@ -1,0 +1,211 @@
+"""The device kinds a rank can run on, behind one Protocol: memory, clock, ceiling, names."""
+
+import os
+import platform
+import re
+import resource
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from trials.contract.capabilities import Feature
+from trials.contract.messages import DeviceKind, MemoryPeaks
+
+
+class CeilingTooLow(MemoryError):
+    """The ceiling is below what the process holds before any model is built."""
+
+
+class Device(Protocol):
+    torch_device: torch.device
+    backend: str
+    """Of torch.distributed."""
+
+    @property
+    def features(self) -> frozenset[Feature]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def driver(self) -> str | None: ...
+    def enforce_ceiling(self, ceiling_bytes: int) -> None:
+        """Make allocations beyond the ceiling fail for real; raises CeilingTooLow."""
+
+    def synchronise(self) -> None: ...
+    def reset_peaks(self) -> None: ...
+    def peaks(self) -> MemoryPeaks: ...
+    def throttled(self) -> str | None:
+        """Why the device runs below its clock right now, or None."""
+
+
+class CpuDevice:
+    """One thread of this machine; memory is the process's resident set."""
+
+    backend = "gloo"
+
+    def __init__(self) -> None:
+        self.torch_device = torch.device("cpu")
+        torch.set_num_threads(1)
+        self._baseline_bytes = _status_bytes("VmRSS")
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        return frozenset({"cpu", "bf16", "fp16"})
+
+    @property
+    def name(self) -> str:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+        return platform.machine()
+
+    @property
+    def driver(self) -> str | None:
+        return None
+
+    def enforce_ceiling(self, ceiling_bytes: int) -> None:
+        # RLIMIT_DATA bounds writable private memory, whether resident or not. What is resident now and
+        # is not such memory (libraries) is taken off, so that the resident set stays under the ceiling.
+        room = ceiling_bytes - _status_bytes("VmRSS")
+        if room <= 0:
+            raise CeilingTooLow(f"the interpreter alone holds {_status_bytes('VmRSS')} bytes")
+        limit = _status_bytes("VmData") + room
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+    def synchronise(self) -> None:
+        pass
+
+    def reset_peaks(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (man 5 proc)
+
+    def peaks(self) -> MemoryPeaks:
+        return MemoryPeaks(device_bytes=_status_bytes("VmHWM"), baseline_bytes=self._baseline_bytes)
+
+    def throttled(self) -> str | None:
+        return None
+
+
+class CudaDevice:
+    """The GPU that is this rank's; memory is what the driver says this process holds."""
+
+    backend = "nccl"
+
+    def __init__(self, local_rank: int) -> None:
+        self.torch_device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(self.torch_device)
+        before, _ = _device_wide_free(local_rank)
+        torch.zeros(1, device=self.torch_device)  # creates the context
+        after, self._total_bytes = torch.cuda.mem_get_info(self.torch_device)
+        self._other_bytes = self._total_bytes - before if before is not None else 0
+        """Held by others on the GPU before this process came."""
+        self._baseline_bytes = self._total_bytes - after - self._other_bytes
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        capability = torch.cuda.get_device_capability(self.torch_device)
+        found: set[Feature] = {"cuda", "fp16"}
+        if capability >= (8, 0):
+            found.add("bf16")
+        if capability >= (8, 9):
+            found.add("fp8")
+        return frozenset(found)
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.torch_device)
+
+    @property
+    def driver(self) -> str | None:
+        import pynvml
+
+        with _nvml():
+            return str(pynvml.nvmlSystemGetDriverVersion())
+
+    def enforce_ceiling(self, ceiling_bytes: int) -> None:
+        room = ceiling_bytes - self._baseline_bytes
+        if room <= 0:
+            raise CeilingTooLow(f"the CUDA context alone holds {self._baseline_bytes} bytes")
+        torch.cuda.set_per_process_memory_fraction(min(1.0, room / self._total_bytes), self.torch_device)
+
+    def synchronise(self) -> None:
+        torch.cuda.synchronize(self.torch_device)
+
+    def reset_peaks(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.torch_device)
+
+    def peaks(self) -> MemoryPeaks:
+        stats = torch.cuda.memory_stats(self.torch_device)
+        reserved_now = stats["reserved_bytes.all.current"]
+        reserved_peak = stats["reserved_bytes.all.peak"]
+        free, total = torch.cuda.mem_get_info(self.torch_device)
+        outside_allocator = max(0, total - free - self._other_bytes - reserved_now)
+        return MemoryPeaks(
+            device_bytes=reserved_peak + outside_allocator,
+            allocated_bytes=stats["allocated_bytes.all.peak"],
+            reserved_bytes=reserved_peak,
+            allocator_retries=stats["num_alloc_retries"],
+            baseline_bytes=self._baseline_bytes,
+        )
+
+    def throttled(self) -> str | None:
+        import pynvml
+
+        with _nvml():
+            handle = _nvml_handle(self.torch_device.index)
+            reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
+        for name in ("SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown"):
+            if reasons & getattr(pynvml, f"nvmlClocksEventReason{name}", 0):
+                return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+        return None
+
+
+def open_device(kind: DeviceKind, local_rank: int) -> Device:
+    return CpuDevice() if kind == "cpu" else CudaDevice(local_rank)
+
+
+def _status_bytes(field: str) -> int:
+    """A size from /proc/self/status, which counts in KiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+class _nvml:  # noqa: N801
+    """NVML is opened per question: handles do not survive a fork."""
+
+    def __enter__(self) -> None:
+        import pynvml
+
+        pynvml.nvmlInit()
+
+    def __exit__(self, *_: object) -> None:
+        import pynvml
+
+        pynvml.nvmlShutdown()
+
+
+def _nvml_handle(local_rank: int) -> object:
+    """NVML's handle of the CUDA device with this index, which CUDA_VISIBLE_DEVICES may have renumbered."""
+    import pynvml
+
+    properties = torch.cuda.get_device_properties(local_rank)
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}".encode())
+
+
+def _device_wide_free(local_rank: int) -> tuple[int | None, int | None]:
+    """Free bytes of the GPU before this process has a context on it (None where NVML cannot say: MIG)."""
+    import pynvml
+
+    visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
+    name = visible[local_rank] if visible else str(local_rank)
+    with _nvml():
+        try:
+            if name.isdigit():
+                handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
+            else:
+                handle = pynvml.nvmlDeviceGetHandleByUUID(name.encode())
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        except pynvml.NVMLError:
+            return None, None
+    return int(memory.free), int(memory.total)

@@ -1,0 +1,93 @@
+"""DeepSpeed ZeRO 1 to 3: states, then gradients, then parameters partitioned."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+import deepspeed
+import torch
+
+from trials.contract.constants import EngineConstants, engine_constants
+from trials.contract.deepspeed_config import deepspeed_config
+from trials.data import Batch
+from trials.engines import LEARNING_RATE, Engine, Setting, StepOutcome
+from trials.model import BuiltModel, checkpoint_layers, initialise, loss_of, to_empty
+from trials.model import build as build_model
+
+STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "bf16_pure": torch.bfloat16}
+"""Precision → what the parameters are kept in; the fp32 master is DeepSpeed's own partition."""
+
+
+def build(setting: Setting) -> Engine:
+    config, device = setting.config, setting.device
+    deepspeed.init_distributed(
+        dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, dist_init_required=False
+    )
+    dtype = STORED[config.precision]
+    partitioned = config.sharding == "zero3"
+    with _partitioning(setting, dtype) if partitioned else nullcontext():
+        built = build_model(setting.model, config, dtype, setting.seed, on_meta=not partitioned)
+    constants = engine_constants(built.num_parameters)
+    if config.activation_checkpointing == "full":
+        checkpoint_layers(built.layers)
+    _materialise(built, setting, partitioned)
+    engine, *_ = deepspeed.initialize(
+        model=built.module,
+        model_parameters=[p for p in built.module.parameters() if p.requires_grad],
+        config=deepspeed_config(config, constants, setting.world_size, setting.device_kind, LEARNING_RATE),
+        dist_init_required=False,
+    )
+    return ZeroEngine(engine, built, constants)
+
+
+def _partitioning(setting: Setting, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Under it every submodule is partitioned as soon as it is constructed."""
+    from transformers.integrations.deepspeed import prevent_arange_dtype_change
+
+    contexts = ExitStack()
+    contexts.enter_context(prevent_arange_dtype_change())  # rotary frequencies stay fp32
+    contexts.enter_context(
+        deepspeed.zero.Init(
+            remote_device=setting.device.type,
+            dtype=dtype,
+            config_dict_or_path={
+                "train_micro_batch_size_per_gpu": setting.config.micro_batch_size,
+                "zero_optimization": {"stage": 3},
+            },
+        )
+    )
+    return contexts
+
+
+def _materialise(built: BuiltModel, setting: Setting, partitioned: bool) -> None:
+    if not built.initialise_module:
+        built.module.to(setting.device)
+    elif partitioned:
+        initialise(built, setting.device, setting.seed, _write_partition)
+    else:
+        to_empty(built.module, setting.device)
+        initialise(built, setting.device, setting.seed, lambda parameter, full: parameter.copy_(full))
+
+
+def _write_partition(parameter: torch.nn.Parameter, full: torch.Tensor) -> None:
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+        if torch.distributed.get_rank() == 0:
+            parameter.copy_(full)
+
+
+class ZeroEngine:
+    def __init__(
+        self, engine: deepspeed.DeepSpeedEngine, built: BuiltModel, constants: EngineConstants
+    ) -> None:
+        self.vocab_size = built.vocab_size
+        self.num_parameters = built.num_parameters
+        self.constants = constants
+        self.engine = engine
+
+    def step(self, batches: Sequence[Batch]) -> StepOutcome:
+        total = torch.zeros((), device=self.engine.device)
+        for batch in batches:
+            loss = loss_of(self.engine(**batch))
+            self.engine.backward(loss)
+            self.engine.step()
+            total += loss.detach() / len(batches)
+        return StepOutcome(total, self.engine.get_global_grad_norm())

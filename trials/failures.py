@@ -1,0 +1,51 @@
+"""What an exception inside a rank means: its type decides; where a library only gives words, a table of them."""
+
+import errno
+
+import torch
+
+from trials.contract.outcome import Outcome, Phase
+from trials.engines import EngineRefusal
+from trials.measure import NonFinite
+from trials.model import ModelUnusable
+
+OUT_OF_MEMORY_WORDS = (
+    "DefaultCPUAllocator",  # torch's CPU allocator: "can't allocate memory" or "not enough memory"
+    "unable to mmap",  # torch's shared-memory storage
+    "std::bad_alloc",  # C++ operators that translate no exception
+    "bad allocation",
+    "Cannot allocate memory",  # ENOMEM in the words of libc, gloo and DeepSpeed among them
+    "CUDA out of memory",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "could not create a primitive",  # oneDNN, when its scratchpad finds no room
+    "could not create a memory object",
+)
+"""Parts of the messages of RuntimeError that mean the device is full."""
+
+REFUSALS = (AssertionError, AttributeError, ImportError, KeyError, NotImplementedError, TypeError, ValueError)
+"""Raised while building, these say that the engine or the model cannot be set up so, now or ever."""
+
+
+def outcome_of(error: BaseException, phase: Phase) -> Outcome:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return Outcome.OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return Outcome.OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS):
+        return Outcome.OUT_OF_MEMORY
+    if isinstance(error, NonFinite):
+        return Outcome.NON_FINITE
+    if isinstance(error, EngineRefusal | ModelUnusable):
+        return Outcome.INVALID
+    if phase == Phase.BUILD and isinstance(error, REFUSALS):
+        return Outcome.INVALID
+    return Outcome.CRASHED
+
+
+def reason_of(error: BaseException) -> str:
+    """One line: the exception's name and the first line of what it says."""
+    text = str(error).strip()
+    name = type(error).__name__
+    return f"{name}: {text.splitlines()[0][:300]}" if text else name

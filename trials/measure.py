@@ -1,0 +1,110 @@
+"""Warm up until the steps settle, then measure until the median is known well enough."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from trials.contract.messages import MeasurementPlan
+from trials.contract.statistics import median_interval, relative_half_width
+from trials.data import TokenBatches
+from trials.devices import Device
+from trials.engines import Engine
+
+SETTLED = 0.10
+"""Two consecutive steps that differ by less than this share have left the warm-up behind."""
+MAX_SKIPPED_STEPS = 25
+"""Steps a loss scaler may throw away before its infinite gradient norms count as non-finite: from
+2^16 down to 1 takes 16."""
+
+
+class NonFinite(ArithmeticError):
+    """The loss or the gradient norm is not a number that training could go on from."""
+
+
+@dataclass
+class Measurement:
+    """What the steps of one probe gave; equal on every rank."""
+
+    step_s: list[float] = field(default_factory=list)
+    """Seconds of the measured steps, each that of its slowest rank."""
+    losses: list[float] = field(default_factory=list)
+    """Global mean loss of every step, warm-up included."""
+    gradient_norms: list[float] = field(default_factory=list)
+
+
+class Stepper:
+    """Runs optimizer steps one at a time, times them and keeps their figures."""
+
+    def __init__(self, engine: Engine, batches: TokenBatches, device: Device, *, scaled: bool) -> None:
+        self.measurement = Measurement()
+        self._engine = engine
+        self._batches = batches
+        self._device = device
+        self._steps = 0
+        self._skips_left = MAX_SKIPPED_STEPS if scaled else 0
+
+    def step(self) -> float:
+        """One optimizer step from batch to updated weights; return the slowest rank's seconds.
+
+        Raises NonFinite, on every rank alike.
+        """
+        batches = self._batches.of_step(self._steps)
+        self._steps += 1
+        self._device.synchronise()
+        start = time.perf_counter()
+        outcome = self._engine.step(batches)
+        self._device.synchronise()
+        seconds = time.perf_counter() - start
+
+        loss, norm, slowest = self._over_ranks(float(outcome.loss), float(outcome.gradient_norm), seconds)
+        self.measurement.losses.append(loss)
+        self.measurement.gradient_norms.append(norm)
+        if not math.isfinite(loss):
+            raise NonFinite(f"the loss of step {self._steps} is {loss}")
+        if not math.isfinite(norm):
+            self._skips_left -= 1
+            if self._skips_left < 0:
+                raise NonFinite(f"the gradient norm of step {self._steps} is {norm}")
+        return slowest
+
+    def _over_ranks(self, loss: float, norm: float, seconds: float) -> tuple[float, float, float]:
+        """Mean loss, largest norm (they are equal) and time: the same figures, so the same decisions, everywhere."""
+        if not dist.is_initialized():
+            return loss, norm, seconds
+        mine = torch.tensor([loss, norm, seconds], dtype=torch.float64, device=self._device.torch_device)
+        every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(every, mine)
+        losses, norms, times = torch.stack(every).cpu().unbind(dim=1)
+        return float(losses.mean()), float(norms.max()), float(times.max())
+
+
+def warm_up(stepper: Stepper, plan: MeasurementPlan) -> None:
+    """Step until optimizer states exist and two consecutive steps take about as long."""
+    previous = math.inf
+    for count in range(1, plan.max_warm_up_steps + 1):
+        seconds = stepper.step()
+        if count >= plan.min_warm_up_steps and abs(seconds - previous) <= SETTLED * previous:
+            return
+        previous = seconds
+
+
+def measure(stepper: Stepper, plan: MeasurementPlan, on_step: Callable[[int], None]) -> None:
+    """Step until the median's interval is narrow enough, or a budget of the plan ends."""
+    steps = stepper.measurement.step_s
+    while len(steps) < plan.max_steps:
+        steps.append(stepper.step())
+        on_step(len(steps))
+        if len(steps) < plan.min_steps:
+            # The few steps that an interval needs are taken even of slow configurations, unless a
+            # single one already eats the budget: then its figure is better than none.
+            if sum(steps) > 3 * plan.max_measure_s:
+                return
+            continue
+        if relative_half_width(median_interval(steps)) <= plan.relative_half_width:
+            return
+        if sum(steps) >= plan.max_measure_s:
+            return

@@ -1,0 +1,190 @@
+"""The real model of a probe: from a Hugging Face configuration or a user's factory, with seeded weights."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from trials.contract.config import TrainingConfig
+from trials.contract.messages import ModelSpec
+
+ModuleInitialiser = Callable[[nn.Module], None]
+ParameterWriter = Callable[[nn.Parameter, torch.Tensor], object]
+
+
+class ModelUnusable(Exception):
+    """The model cannot be trained as it is; the message says what it lacks."""
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model as its source made it, before any engine touched it."""
+
+    module: nn.Module
+    initialise_module: ModuleInitialiser | None
+    """Sets the weights and buffers of one submodule; None when the factory has set them already."""
+    vocab_size: int
+    num_parameters: int
+    layers: nn.ModuleList
+    """The repeated blocks: what is checkpointed and sharded as a unit."""
+
+    @property
+    def is_meta(self) -> bool:
+        return self.initialise_module is not None
+
+
+def build(
+    spec: ModelSpec, config: TrainingConfig, dtype: torch.dtype, seed: int, *, on_meta: bool = True
+) -> BuiltModel:
+    """Build the model of `spec`, its weights stored as `dtype`.
+
+    A Hugging Face model comes on the meta device, so that an engine can shard it before any memory is
+    spent (`on_meta=False`: for an engine that shards while submodules are constructed); a factory's is
+    real and on the CPU, since only the factory knows its buffers.
+    Raises ModelUnusable where it has no layers or no vocabulary.
+    """
+    if spec.hf_config is not None:
+        return _from_hf_config(spec.hf_config, config, dtype, on_meta=on_meta)
+    assert spec.factory is not None
+    torch.manual_seed(seed)
+    module = load_factory(spec)()
+    if not isinstance(module, nn.Module):
+        raise ModelUnusable(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
+    return _built(module.to(dtype), None)
+
+
+def model_class(hf_config: dict[str, Any]) -> tuple[Any, Any]:
+    """Transformers' configuration object and causal-LM class for a configuration; imports, builds nothing."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {**hf_config, "use_cache": False}
+    try:
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        return config, AutoModelForCausalLM._model_mapping[type(config)]
+    except (KeyError, ValueError) as error:
+        raise ModelUnusable(
+            f"transformers has no causal language model of type {hf_config.get('model_type')!r}"
+        ) from error
+
+
+def load_factory(spec: ModelSpec) -> Callable[[], object]:
+    """Import `package.module:callable`; raises ModelUnusable naming what is missing."""
+    assert spec.factory is not None
+    if spec.factory_path is not None and spec.factory_path not in sys.path:
+        sys.path.insert(0, spec.factory_path)
+    module_name, _, attribute = spec.factory.partition(":")
+    factory = getattr(importlib.import_module(module_name), attribute, None)
+    if not callable(factory):
+        raise ModelUnusable(f"{module_name} has no callable {attribute!r}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _from_hf_config(
+    hf_config: dict[str, Any], config: TrainingConfig, dtype: torch.dtype, *, on_meta: bool
+) -> BuiltModel:
+    from transformers.initialization import no_init_weights
+
+    fields, cls = model_class(hf_config)
+    with no_init_weights(), torch.device("meta") if on_meta else nullcontext():
+        module = cls._from_config(fields, attn_implementation=config.attention, dtype=dtype)
+    module.tie_weights()
+    return _built(module, module._init_weights)
+
+
+def _built(module: nn.Module, initialise_module: ModuleInitialiser | None) -> BuiltModel:
+    return BuiltModel(
+        module=module.train(),
+        initialise_module=initialise_module,
+        vocab_size=_vocab_size(module),
+        num_parameters=sum(_full_shape(p).numel() for p in module.parameters()),
+        layers=find_layers(module),
+    )
+
+
+def _vocab_size(module: nn.Module) -> int:
+    sizes = [m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)]
+    if not sizes:
+        raise ModelUnusable("the model has no nn.Embedding, so it is no language model that a probe can feed")
+    return max(sizes)
+
+
+def find_layers(module: nn.Module) -> nn.ModuleList:
+    """The ModuleList that holds the most parameters: the transformer blocks."""
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    if not lists:
+        raise ModelUnusable("the model keeps its layers in no nn.ModuleList, so there is nothing to shard by")
+    return max(lists, key=lambda layers: sum(_full_shape(p).numel() for p in layers.parameters()))
+
+
+def initialise(built: BuiltModel, device: torch.device, seed: int, write: ParameterWriter) -> None:
+    """Give every parameter the value that `seed` decides, however it is sharded.
+
+    Submodule by submodule, the whole tensors are made in fp32 from a seed of their own, handed to
+    `write` and dropped; so every engine starts from the same weights, which makes their losses
+    comparable, and no rank ever holds more than one submodule in full.
+    """
+    if built.initialise_module is None:
+        return
+    for index, (module, own) in enumerate(_modules_with_state(built.module)):
+        full = {
+            name: nn.Parameter(torch.empty(_full_shape(p), device=device, dtype=torch.float32))
+            for name, p in own.items()
+        }
+        module._parameters.update(full)
+        torch.manual_seed(seed * 1_000_003 + index)
+        try:
+            built.initialise_module(module)
+        finally:
+            module._parameters.update(own)
+        with torch.no_grad():
+            for name, parameter in own.items():
+                write(parameter, full[name].detach())
+
+
+def _modules_with_state(root: nn.Module) -> Iterator[tuple[nn.Module, dict[str, nn.Parameter]]]:
+    """Submodules with parameters or buffers of their own; a tied parameter belongs to the first."""
+    seen: set[int] = set()
+    for module in root.modules():
+        own = {n: p for n, p in module._parameters.items() if p is not None and id(p) not in seen}
+        seen.update(id(p) for p in own.values())
+        if own or module._buffers:
+            yield module, own
+
+
+def to_empty(module: nn.Module, device: torch.device) -> None:
+    """Give meta tensors memory without values; tied parameters stay one, which nn.Module.to_empty forgets."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for owner in module.modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append((owner, name))
+    module.to_empty(device=device)
+    for (first, first_name), *others in places.values():
+        for owner, name in others:
+            owner._parameters[name] = first._parameters[first_name]
+
+
+def _full_shape(parameter: nn.Parameter) -> torch.Size:
+    """The unsharded shape, also where ZeRO-3 has already replaced the data by its partition."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def checkpoint_layers(layers: nn.ModuleList) -> None:
+    """Wrap each layer so that its backward recomputes it from its input alone."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+
+    for index, layer in enumerate(layers):
+        layers[index] = checkpoint_wrapper(layer, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+
+
+def loss_of(output: Any) -> torch.Tensor:
+    """The loss in what a model returned: an object with `.loss`, or the scalar itself."""
+    loss = getattr(output, "loss", output)
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        raise ModelUnusable("the model's forward(input_ids=..., labels=...) must return a loss")
+    return loss

@@ -1,0 +1,192 @@
+"""One rank of one probe: join, build, warm up, measure, report."""
+
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from trials.contract.capabilities import ENGINE_OF_SHARDING, refusal
+from trials.contract.constants import PROTOCOL_VERSION
+from trials.contract.messages import NodeShare, ProbeRequest, RankReport, Versions
+from trials.contract.outcome import Outcome, Phase
+from trials.data import TokenBatches
+from trials.devices import Device, open_device
+from trials.engines import Engine, EngineRefusal, Setting, build_engine
+from trials.failures import outcome_of, reason_of
+from trials.measure import Stepper, measure, warm_up
+
+
+class Journal:
+    """A rank's file of JSON lines: one per phase it enters, the report last.
+
+    The supervisor reads from it how far a rank came that could not say so itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._started = time.perf_counter()
+        self.phase = Phase.START
+        self.phase_s: dict[Phase, float] = {}
+
+    def enter(self, phase: Phase) -> None:
+        self._close_phase()
+        self.phase = phase
+        self._append(f'{{"phase": "{phase}"}}')
+
+    def step(self, count: int) -> None:
+        self._append(f'{{"phase": "{self.phase}", "steps": {count}}}')
+
+    def report(self, report: RankReport) -> None:
+        self._append(report.to_json())
+
+    def _close_phase(self) -> None:
+        now = time.perf_counter()
+        self.phase_s[self.phase] = now - self._started
+        self._started = now
+
+    def _append(self, line: str) -> None:
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+
+
+def run_rank(share: NodeShare, rank: int, journal_path: Path) -> RankReport:
+    """Run one rank to its end; whatever happens becomes a report, which is also the journal's last line."""
+    journal = Journal(journal_path)
+    probe = _RankProbe(share, rank, journal)
+    try:
+        report = probe.run()
+    except BaseException as error:
+        report = probe.report(outcome_of(error, journal.phase), error)
+    journal.report(report)
+    return report
+
+
+class _RankProbe:
+    def __init__(self, share: NodeShare, rank: int, journal: Journal) -> None:
+        self._share = share
+        self._request = share.request
+        self._rank = rank
+        self._journal = journal
+        self._device: Device | None = None
+        self._engine: Engine | None = None
+        self._stepper: Stepper | None = None
+        self._throttled: str | None = None
+
+    def run(self) -> RankReport:
+        request, journal = self._request, self._journal
+        journal.enter(Phase.START)
+        local_rank = self._rank - self._share.ranks.start
+        device = self._device = open_device(request.device, local_rank)
+        if why := refusal(request.config, device.features):
+            raise EngineRefusal(why)
+        if request.ceiling_bytes is not None:
+            device.enforce_ceiling(request.ceiling_bytes)
+        with _process_group(self._share, self._rank, local_rank, device):
+            journal.enter(Phase.BUILD)
+            engine = self._engine = build_engine(_setting(request, device))
+            batches = TokenBatches(
+                request.config,
+                vocab_size=engine.vocab_size,
+                replica=self._rank,
+                num_replicas=request.config.data_parallel_size(request.world_size),
+                seed=request.seed,
+                device=device.torch_device,
+            )
+            stepper = self._stepper = Stepper(
+                engine, batches, device, scaled=request.config.precision == "fp16"
+            )
+
+            journal.enter(Phase.WARM_UP)
+            device.reset_peaks()
+            warm_up(stepper, request.measurement)
+
+            journal.enter(Phase.MEASURE)
+            measure(stepper, request.measurement, journal.step)
+            self._throttled = device.throttled()
+            journal.enter(Phase.DONE)
+            return self.report(Outcome.MEASURED)
+
+    def report(self, outcome: Outcome, error: BaseException | None = None) -> RankReport:
+        measurement = self._stepper.measurement if self._stepper else None
+        return RankReport(
+            rank=self._rank,
+            outcome=outcome,
+            phase=self._journal.phase,
+            reason=reason_of(error) if error else None,
+            detail="".join(traceback.format_exception(error))[-4000:] if error else None,
+            memory=self._device.peaks() if self._device else None,
+            step_s=tuple(measurement.step_s) if measurement else (),
+            losses=tuple(measurement.losses) if measurement else (),
+            gradient_norms=tuple(measurement.gradient_norms) if measurement else (),
+            num_parameters=self._engine.num_parameters if self._engine else None,
+            constants=self._engine.constants if self._engine else None,
+            versions=_versions(self._device, self._request) if self._device else None,
+            phase_s=self._journal.phase_s,
+            throttled=self._throttled,
+        )
+
+
+def _setting(request: ProbeRequest, device: Device) -> Setting:
+    return Setting(
+        model=request.model,
+        config=request.config,
+        device_kind=request.device,
+        device=device.torch_device,
+        world_size=request.world_size,
+        seed=request.seed,
+    )
+
+
+@contextmanager
+def _process_group(share: NodeShare, rank: int, local_rank: int, device: Device) -> Iterator[None]:
+    """The probe's own process group, where its engine needs one."""
+    request = share.request
+    if request.world_size == 1 and ENGINE_OF_SHARDING[request.config.sharding] == "native":
+        yield
+        return
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local_rank),
+        "WORLD_SIZE": str(request.world_size),
+        "LOCAL_WORLD_SIZE": str(request.ranks_per_node),
+        "MASTER_ADDR": share.rendezvous_host,
+        "MASTER_PORT": str(share.rendezvous_port),
+    }
+    if request.num_nodes == 1 and request.device == "cpu":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a host whose own name does not resolve can still probe
+    dist.init_process_group(
+        device.backend,
+        timeout=timedelta(seconds=request.deadline_s),
+        device_id=device.torch_device if request.device == "cuda" else None,
+    )
+    yield
+    # No destroy_process_group: the process ends here, and NCCL's and DeepSpeed's teardown can hang or
+    # abort after the work is done.
+
+
+def _versions(device: Device, request: ProbeRequest) -> Versions:
+    return Versions(
+        device_name=device.name,
+        driver=device.driver,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=version("transformers"),
+        deepspeed=_installed("deepspeed"),
+        nccl=".".join(map(str, torch.cuda.nccl.version())) if request.device == "cuda" else None,  # type: ignore[no-untyped-call]
+        protocol=PROTOCOL_VERSION,
+    )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
