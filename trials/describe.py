@@ -31,6 +31,7 @@ KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head")
 HEAD_DIM = ("head_dim", "d_head", "head_size")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "top_k", "moe_top_k")
+MAX_POSITIONS = ("max_position_embeddings", "n_positions", "block_size")
 ATTENTION = re.compile(r"att|qkv|query|key|value|[qkvo]_proj", re.IGNORECASE)
 POSITIONS = re.compile(r"pos|wpe", re.IGNORECASE)
 USUAL_HEAD_DIM = 64
@@ -144,7 +145,8 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
     num_parameters = _num_parameters([model])
     vocabulary = tokens.num_embeddings * tokens.embedding_dim * (1 if tied else 2)
     inside = _num_parameters(layers) if layers[0] is not model else num_parameters - vocabulary
-    limits = [item.num_embeddings for path, item in embeddings.items() if POSITIONS.search(path)]
+    positions = [item.num_embeddings for path, item in embeddings.items() if POSITIONS.search(path)]
+    limits = [*positions, _first(MAX_POSITIONS, config) or min(positions)] if positions else []
     return {
         "model_type": model_type,
         "num_parameters": num_parameters,
@@ -175,10 +177,11 @@ def _layer_lists(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def _feed_forward_widths(layer: nn.Module, hidden: int) -> Iterator[int]:
-    """The other side of each matrix of a layer that has `hidden` on one side, attention left out."""
+    """The other side of each matrix, or stack of them, with `hidden` on one side; attention left out."""
     for path, parameter in layer.named_parameters():
-        if parameter.dim() == 2 and hidden in parameter.shape and not ATTENTION.search(path):
-            yield parameter.numel() // hidden
+        matrix = parameter.shape[-2:]
+        if len(matrix) == 2 and hidden in matrix and not ATTENTION.search(path):
+            yield matrix.numel() // hidden
 
 
 def _num_parameters(modules: list[nn.Module]) -> int:

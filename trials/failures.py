@@ -1,4 +1,4 @@
-"""What an exception inside a rank means: its type decides; where a library only gives words, a table of them."""
+"""What an exception inside a rank means: its type decides, or a table of words where there are only words."""
 
 import errno
 
@@ -29,11 +29,7 @@ REFUSALS = (AssertionError, AttributeError, ImportError, KeyError, NotImplemente
 
 
 def outcome_of(error: BaseException, phase: Phase) -> Outcome:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return Outcome.OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return Outcome.OUT_OF_MEMORY
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS):
+    if _is_out_of_memory(error):
         return Outcome.OUT_OF_MEMORY
     if isinstance(error, NonFinite):
         return Outcome.NON_FINITE
@@ -42,6 +38,14 @@ def outcome_of(error: BaseException, phase: Phase) -> Outcome:
     if phase == Phase.BUILD and isinstance(error, REFUSALS):
         return Outcome.INVALID
     return Outcome.CRASHED
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in OUT_OF_MEMORY_WORDS)
+    return isinstance(error, MemoryError)
 
 
 def reason_of(error: BaseException) -> str:

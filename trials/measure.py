@@ -72,7 +72,7 @@ class Stepper:
         return slowest
 
     def _over_ranks(self, loss: float, norm: float, seconds: float) -> tuple[float, float, float]:
-        """Mean loss, largest norm (they are equal) and time: the same figures, so the same decisions, everywhere."""
+        """Mean loss, largest norm and time: the same figures, so the same decisions, on every rank."""
         if not dist.is_initialized():
             return loss, norm, seconds
         mine = torch.tensor([loss, norm, seconds], dtype=torch.float64, device=self._device.torch_device)

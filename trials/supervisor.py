@@ -1,4 +1,4 @@
-"""Keeps a zygote for its owner, and sees to it that nothing of it survives the owner, the zygote or a SIGTERM.
+"""Keeps a zygote for its owner; nothing of it survives the owner, the zygote or a SIGTERM.
 
 `python -P -m trials.supervisor cpu|cuda OWNER_PID FOLDER`, started in a session of its own. It passes
 stdin and stdout on to the zygote and only watches. FOLDER is scratch space; it goes when the supervisor does.

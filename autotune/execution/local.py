@@ -38,7 +38,8 @@ class LocalExecutor(LaneExecutor):
         """
         if layout.num_nodes > 1:
             raise ExecutionUnavailable(
-                f"a probe over {layout.num_nodes} nodes needs a cluster: use --executor ray with --ray-address"
+                f"a probe over {layout.num_nodes} nodes needs a cluster: "
+                "use --executor ray with --ray-address"
             )
         self.lanes = [LocalLane(Supervisor(layout.device, gpus)) for gpus in _shares(layout, gpu_ids)]
         super().__init__(self.lanes)

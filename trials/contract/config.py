@@ -25,7 +25,7 @@ class TrainingConfig(Message):
     """One configuration. Every field has a default, so a part of it reads as JSON too."""
 
     micro_batch_size: Count = 1
-    """Sequences in one forward of one data-parallel replica (with pipeline stages: one pipeline microbatch)."""
+    """Sequences in one forward of one data-parallel replica; with pipeline stages, one pipeline microbatch."""
 
     gradient_accumulation_steps: Count = 1
     """Forwards per optimizer step; derived from the global batch, never searched."""
@@ -34,7 +34,7 @@ class TrainingConfig(Message):
     """Tokens in one sequence."""
 
     precision: Precision = "bf16"
-    """Number formats of weights, compute, gradients, master and states; docs/architecture.md has the table."""
+    """Number formats of weights, compute, gradients and states; docs/architecture.md has the table."""
 
     optimizer: Optimizer = "adamw"
     """Update rule; decides the bytes of state per parameter."""

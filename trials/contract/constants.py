@@ -12,7 +12,7 @@ PROTOCOL_VERSION = 1
 
 class EngineConstants(Message):
     deepspeed_bucket_elements: int
-    """`reduce_bucket_size`, `allgather_bucket_size`, `stage3_prefetch_bucket_size` of DeepSpeed, in elements."""
+    """`reduce_bucket_size`, `allgather_bucket_size` and `stage3_prefetch_bucket_size` of DeepSpeed."""
     deepspeed_sub_group_elements: int = 1_000_000_000
     """`sub_group_size` of ZeRO-3: parameters updated at a time."""
     ddp_bucket_mib: int = 25

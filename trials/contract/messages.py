@@ -150,7 +150,7 @@ class RankReport(Message):
     num_parameters: int | None = None
     constants: EngineConstants | None = None
     versions: Versions | None = None
-    phase_s: dict[Phase, float] = {}
+    phase_s: dict[Phase, float] = Field(default_factory=dict)
     """Seconds spent in each phase."""
     throttled: str | None = None
     """Why the device ran below its clock while measuring, where it says so."""
@@ -186,7 +186,7 @@ class ProbeResult(Message):
     num_parameters: int | None = None
     constants: EngineConstants | None = None
     versions: Versions | None = None
-    phase_s: dict[Phase, float] = {}
+    phase_s: dict[Phase, float] = Field(default_factory=dict)
     throttled: str | None = None
     seconds: float = 0.0
     """Wall time from request to result."""

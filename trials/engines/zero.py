@@ -18,7 +18,7 @@ STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 
 
 def build(setting: Setting) -> Engine:
-    config, device = setting.config, setting.device
+    config = setting.config
     deepspeed.init_distributed(
         dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, dist_init_required=False
     )
