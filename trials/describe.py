@@ -124,9 +124,10 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
         raise CannotDescribe(f"{name} has no nn.Embedding, so it is no language model over tokens")
     tokens = max(embeddings.values(), key=lambda module: module.num_embeddings)
     layers = max(_layer_lists(model), key=_num_parameters, default=[model])
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    sources = (config, *layers[0].modules())
+    layer = layers[-1]  # where experts begin after some dense layers, it has them
+    sources = (config, *layer.modules())
 
     hidden = _first(HIDDEN, config) or tokens.embedding_dim
     heads = _first(HEADS, *sources)
@@ -134,7 +135,7 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
     if heads is None:
         heads = max(1, hidden // USUAL_HEAD_DIM)
         notes.append(f"the attention heads of {name} are not visible; {heads} are assumed")
-    widths = list(_feed_forward_widths(layers[0], hidden))
+    widths = list(_feed_forward_widths(layer, hidden))
     intermediate = _first(INTERMEDIATE, config) or max(widths, default=4 * hidden)
     num_layers = _first(LAYERS, config) or len(layers)
     tied = not any(
@@ -144,7 +145,7 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
     )
     num_parameters = _num_parameters([model])
     vocabulary = tokens.num_embeddings * tokens.embedding_dim * (1 if tied else 2)
-    inside = _num_parameters(layers) if layers[0] is not model else num_parameters - vocabulary
+    inside = _num_parameters(layers) if layer is not model else num_parameters - vocabulary
     positions = [item.num_embeddings for path, item in embeddings.items() if POSITIONS.search(path)]
     limits = [*positions, _first(MAX_POSITIONS, config) or min(positions)] if positions else []
     return {

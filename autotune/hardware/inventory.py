@@ -1,9 +1,19 @@
 """The inventory: which devices, in which nodes, with which links."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
+from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+
+from autotune.errors import BadInput
 from trials.contract.capabilities import Feature
+from trials.contract.message import sentence
 from trials.contract.messages import DeviceKind
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -13,18 +23,20 @@ class Gpu:
     A CPU "device" is one rank's share of the machine: a core and its part of the memory.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     name: str
     kind: DeviceKind
-    memory_bytes: int
-    tflops: dict[str, float]
+    memory_bytes: Count
+    tflops: dict[str, Rate]
     """Precision (`fp32`, `tf32`, `fp16`, `bf16`, `fp8`) → 1e12 floating-point operations per second."""
-    bandwidth_gb_per_s: float
+    bandwidth_gb_per_s: Rate
     """Device memory."""
-    link_gb_per_s: float
+    link_gb_per_s: Rate
     """To the other devices of the node, per direction."""
-    pcie_gb_per_s: float
+    pcie_gb_per_s: Rate
     """To the CPU's memory, per direction."""
-    features: frozenset[Feature]
+    features: Annotated[frozenset[Feature], PlainSerializer(sorted)]
     source: str
     """Where the figures are from."""
 
@@ -33,12 +45,14 @@ class Gpu:
 class NodeGroup:
     """`num_nodes` equal nodes."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     gpu: Gpu
-    num_nodes: int
-    gpus_per_node: int
-    network_gb_per_s: float
+    num_nodes: Count
+    gpus_per_node: Count
+    network_gb_per_s: Rate
     """Between nodes, per device and direction."""
-    host_memory_bytes: int | None = None
+    host_memory_bytes: Count | None = None
     """CPU memory of one node."""
 
     @property
@@ -48,9 +62,27 @@ class NodeGroup:
 
 @dataclass(frozen=True)
 class Inventory:
-    groups: tuple[NodeGroup, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    groups: Annotated[tuple[NodeGroup, ...], Field(min_length=1)]
 
     @property
     def group(self) -> NodeGroup:
         """The group a job trains on: the first; mixed groups are planned one by one."""
         return self.groups[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON knows it; `from_dict` gives an equal inventory back."""
+        stored: dict[str, Any] = ADAPTER.dump_python(self, mode="json")
+        return stored
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Inventory":
+        """Raise BadInput where `stored` is not what `to_dict` gave."""
+        try:
+            return ADAPTER.validate_python(stored)
+        except ValidationError as error:
+            raise BadInput(f"not an inventory: {sentence(error)}") from error
+
+
+ADAPTER = TypeAdapter(Inventory)

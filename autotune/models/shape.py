@@ -23,9 +23,11 @@ class ModelShape:
     gated_mlp: bool
     """Three feed-forward matrices (SwiGLU) instead of two."""
     max_positions: int | None = None
-    """Longest sequence the position embedding allows; None where it does not limit."""
+    """Longest sequence the position embedding allows; None where it does not limit (rotary ones do not)."""
     num_experts: int = 1
     experts_per_token: int = 1
+    other_parameters: int = 0
+    """Weights in neither a layer nor a vocabulary matrix: learned positions, the final norm."""
 
     @property
     def query_size(self) -> int:
@@ -42,6 +44,6 @@ class ModelShape:
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer: everything outside the vocabulary matrices, evenly."""
-        ends = self.embedding_parameters * (1 if self.tied_embeddings else 2)
+        """Weights of one layer; the mean, where layers differ."""
+        ends = self.embedding_parameters * (1 if self.tied_embeddings else 2) + self.other_parameters
         return (self.num_parameters - ends) // self.num_layers

@@ -1,0 +1,43 @@
+# Every target sets itself up in .venv; nothing else is needed than Python 3.11 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-chaos test-gpu lint format bench clean
+
+help:  ## What can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(INSTALLED)  ## Tune a real model on this machine, in a few minutes
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
+
+test: $(INSTALLED)  ## All tests that need no GPU
+	$(BIN)/python -m pytest -m "not gpu and not chaos"
+
+test-chaos: $(INSTALLED)  ## Kill the driver at random moments, twenty times over
+	$(BIN)/python -m pytest -m chaos
+
+test-gpu: $(INSTALLED)  ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(INSTALLED)  ## Style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## The figures in benchmarks/, measured here
+	$(BIN)/python benchmarks/probe_overhead.py
+
+clean:  ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

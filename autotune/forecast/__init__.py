@@ -1,0 +1,1 @@
+"""Closed-form prediction of memory and step time, for many configurations at once."""

@@ -1,0 +1,105 @@
+"""Seconds of compute: a roofline over the operators of a layer, the loss and the optimizer.
+
+Model FLOPs, the convention that MFU is stated in: 6 per token and matmul parameter (the head among them,
+a separate input embedding not; of several experts those that a token passes), plus 12 × layers × query
+size × sequence for attention, halved since a causal one has to look at half. Recomputation counts nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotune.forecast.activations import Activations
+from autotune.forecast.case import Case
+from autotune.forecast.formats import Floats
+from autotune.forecast.states import Parameters, Stage, States
+
+BACKWARD_ATTENTION = 2.5
+"""FLOPs of fused attention's backward over its forward: five matmuls, one of them recomputed, for two."""
+
+
+def model_flops_per_token(case: Case) -> Floats:
+    shape, sizes = case.shape, case.sizes
+    # A frozen weight has no gradient to compute.
+    per_weight = np.where(case.is_lora, 4.0, 6.0)
+    matmul = per_weight * (shape.num_layers * sizes.active_linear + sizes.vocabulary)
+    return matmul + 6.0 * shape.num_layers * shape.query_size * case.sequence
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """Seconds of one microbatch on one rank, without communication."""
+
+    forward: Floats
+    backward: Floats
+    """With what checkpointing recomputes."""
+
+
+def micro_step(case: Case, stage: Stage, acts: Activations) -> MicroStep:
+    layer_forward, layer_backward = _layer(case, acts)
+    loss_forward, loss_backward = _loss(case)
+    return MicroStep(
+        forward=stage.layers * layer_forward + loss_forward,
+        backward=stage.layers * layer_backward + loss_backward,
+    )
+
+
+def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
+    constants, shape, sizes = case.constants, case.shape, case.sizes
+    # Matmuls wait for arithmetic, or for their weights when there are few tokens to multiply with.
+    arithmetic = _matmul(case, case.tokens * sizes.active_linear / case.tensor)
+    matmul = np.maximum(arithmetic, case.bytes.compute * sizes.linear / case.tensor / case.bandwidth)
+    causal = 2.0 * case.tokens * case.sequence * shape.query_size / case.tensor
+    fused = causal / (constants.attention_efficiency * case.attention_flops)
+    eager = 2.0 * causal / (constants.matmul_efficiency * case.attention_flops)
+    attention = np.where(case.has("attention", "eager"), eager, fused)
+    elementwise = constants.elementwise_passes * acts.touched / case.bandwidth
+    casts = 6.0 * case.autocasts * sizes.linear / case.tensor / case.bandwidth
+    kernels = np.where(
+        case.has("compile", True), constants.compiled_kernels_per_layer, constants.kernels_per_layer
+    )
+    latency = kernels * constants.kernel_latency_s
+
+    forward = matmul + attention + elementwise + casts + latency
+    recomputed = case.looked_up("activation_checkpointing", {"none": 0.0, "selective": 0.5, "full": 1.0})
+    again = recomputed * (matmul + casts) + (recomputed == 1.0) * attention
+    again = again + (recomputed > 0) * (elementwise + latency)
+    matmuls = np.where(case.is_lora, 1.0, 2.0)
+    backward = matmuls * matmul + BACKWARD_ATTENTION * attention + elementwise + 2.0 * latency
+    return forward, backward + again
+
+
+def _loss(case: Case) -> tuple[Floats, Floats]:
+    """The head and the cross-entropy; with a pipeline its last stage is the one all wait for."""
+    matmul = _matmul(case, case.tokens * case.sizes.vocabulary / case.tensor)
+    traffic = case.constants.loss_traffic_bytes / 2 * case.tokens * case.shape.vocab_size / case.bandwidth
+    return matmul + traffic, 2.0 * matmul + traffic
+
+
+def _matmul(case: Case, products: Floats) -> Floats:
+    """Seconds of multiplying and adding `products` pairs of numbers."""
+    return 2.0 * products / (case.constants.matmul_efficiency * case.peak_flops)
+
+
+def gradient_accumulation(case: Case, held: Parameters) -> Floats:
+    """Seconds per microbatch of writing gradients and, from the second on, adding them up."""
+    passes = np.where(case.accumulation > 1, 3.0, 1.0)
+    return passes * case.bytes.gradients * held.trainable / case.bandwidth
+
+
+def optimizer_step(case: Case, held: Parameters, state: States) -> Floats:
+    """Seconds of clipping and updating; on the CPU of the node, with its copies, where it is offloaded."""
+    constants, gpu = case.constants, case.group.gpu
+    own = held.trainable / case.shards
+    # Gradients are read for the norm, scaled in place and read again; the rest is read and written.
+    traffic = 4.0 * case.bytes.gradients * own + 2.0 * (
+        state.optimizer + state.master + case.bytes.weights * own
+    )
+    on_device = traffic / case.bandwidth
+    if not case.offloads_optimizer.any():
+        return on_device
+    ranks = min(case.group.gpus_per_node, case.world_size)
+    on_host = own * ranks / constants.host_adam_parameters_per_s
+    moved = (case.bytes.gradients + case.bytes.weights) * own
+    copies = moved / (constants.pcie_efficiency * gpu.pcie_gb_per_s * 1e9)
+    return np.where(case.offloads_optimizer, on_host + copies, on_device)

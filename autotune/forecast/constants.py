@@ -1,0 +1,114 @@
+"""The calibratable constants of the forecast: one table, each with its source.
+
+Sources: *traced* on real models with fake tensors, *read* in code, papers or data sheets, *reasoned*
+where there is neither; a reasoned constant is the first to be calibrated.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from trials.contract.messages import DeviceKind
+
+MIB = 2**20
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class ForecastConstants:
+    """Constants of a device kind; the defaults are those of CUDA."""
+
+    # Memory outside tensors.
+    context_bytes: float = 0.5e9 + 32 * MIB
+    """CUDA context (0.3 to 0.5 GB) and the cuBLASLt workspace of sm90. Read; upper ends, since errors
+    found were almost always too low."""
+    first_communicator_bytes: float = 0.7e9
+    """NCCL's buffers: 0.5 to 0.7 GB. Read; upper end."""
+    further_communicator_bytes: float = 0.3e9
+    """Of each further process group that communicates. Reasoned."""
+
+    # Memory of tensors.
+    loss_forward_bytes: float = 10
+    """Per token and vocabulary entry: logits, their fp32 copy, log-softmax. Traced."""
+    loss_forward_fp32_bytes: float = 8
+    """The same where the logits are fp32 already. Traced."""
+    loss_backward_bytes: float = 12
+    """Log-softmax and two gradients, in fp32. Traced."""
+    softcap_bytes: float = 2
+    """More of both, where the logits pass through a softcap (Gemma 2). Traced."""
+    loss_chunks: int = 8
+    """Pieces of `loss=chunked`. Read: torchtitan's default."""
+    head_norm_transient_bytes: float = 18
+    """Per token and hidden unit, while the backward passes the final norm. Traced."""
+    score_transient_bytes: float = 10
+    """Per score of eager attention, in its backward: two fp32 gradients and one in bf16. Reasoned."""
+    gathered_keys_alive: int = 3
+    """Whole-sequence pairs of K and V that context parallelism holds at a time. Reasoned."""
+    offloaded_layers_alive: int = 2
+    """Layers whose activations are on the device under `offload=activations`. Reasoned."""
+    deepspeed_max_live_parameters: float = 1e9
+    """`stage3_max_live_parameters`: gathered parameters that ZeRO-3 keeps. Read: DeepSpeed's default."""
+    reserved_over_allocated: float = 1.09
+    """Allocator's holdings over tensors, outside FSDP: 1.03 to 1.09 in Megatron-LM. Read; upper end."""
+
+    # Compute.
+    matmul_efficiency: float = 0.7
+    """Share of the dense peak that large matmuls reach. Between the 0.95 of an A100 (Calculon) and the half
+    that torchtitan's 8B rows on 500 W H100s come out at (benchmarks/llama3_h100_202412). Reasoned."""
+    attention_efficiency: float = 0.35
+    """The same for fused attention, forward and backward. Reasoned."""
+    memory_efficiency: float = 0.85
+    """Share of the memory bandwidth that elementwise kernels reach: 0.9 to 0.75 (Calculon). Read."""
+    elementwise_passes: float = 3.0
+    """Times that each saved byte crosses the memory in a pass over a layer: written once, read
+    twice. Reasoned."""
+    loss_traffic_bytes: float = 40
+    """Per token and vocabulary entry, forward and backward. Reasoned from those tensors."""
+    kernels_per_layer: float = 40
+    """Launched by one forward of an uncompiled layer; its backward launches twice as many. Read: HF Llama."""
+    compiled_kernels_per_layer: float = 15
+    """The same through torch.compile. Reasoned."""
+    kernel_latency_s: float = 5e-6
+    """What a kernel costs besides its work: 2 µs make Calculon's efficiency of small matmuls on an A100
+    (0.9 at 16 GFLOP, 0.6 at 1 GFLOP); the rest is what eager PyTorch adds. Reasoned."""
+
+    # Communication.
+    link_efficiency: float = 0.65
+    """Share of the link's rate inside a node: NVLink (Calculon). Read."""
+    link_latency_s: float = 10e-6
+    """Per hop of a ring inside a node (Calculon). Read."""
+    network_efficiency: float = 0.9
+    """Share of the network's rate between nodes: InfiniBand (Calculon). Read."""
+    network_latency_s: float = 20e-6
+    """Per hop of a ring that crosses nodes (Calculon). Read."""
+    hidden_share: float = 0.9
+    """Share of a collective that can run behind compute; its first and last piece cannot. Reasoned."""
+    pcie_efficiency: float = 0.8
+    """Share of the PCIe rate that pinned copies reach. Reasoned."""
+    host_adam_parameters_per_s: float = 2e9
+    """Parameters that all cores of a node update in a second: 28 bytes each at about 60 GB/s. Reasoned."""
+
+
+CONSTANTS: Mapping[DeviceKind, ForecastConstants] = MappingProxyType(
+    {
+        "cuda": ForecastConstants(),
+        "cpu": replace(
+            ForecastConstants(),
+            # The Python interpreter with torch and transformers imported: measured, about 330 MiB.
+            context_bytes=0.33 * GIB,
+            first_communicator_bytes=0.0,
+            further_communicator_bytes=0.0,
+            # glibc keeps freed blocks of up to 32 MiB: measured, resident over tensors 1.3 to 1.45.
+            reserved_over_allocated=1.4,
+            # Reasoned: blocked matmuls of one core, without a GPU's thousands of threads to fill.
+            matmul_efficiency=0.7,
+            attention_efficiency=0.3,
+            memory_efficiency=0.6,
+            # gloo copies through shared memory, on the cores that compute.
+            link_efficiency=0.5,
+            link_latency_s=50e-6,
+            hidden_share=0.0,
+        ),
+    }
+)
+"""Device kind → its constants."""

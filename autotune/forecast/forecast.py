@@ -1,0 +1,81 @@
+"""`forecast`: memory, step time and MFU of many configurations at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.forecast.activations import activations
+from autotune.forecast.case import Case
+from autotune.forecast.compute import model_flops_per_token
+from autotune.forecast.constants import CONSTANTS, ForecastConstants
+from autotune.forecast.formats import Floats
+from autotune.forecast.memory import memory
+from autotune.forecast.speed import step_seconds
+from autotune.hardware.inventory import NodeGroup
+from autotune.models.shape import ModelShape
+from search_spaces.columns import Columns
+
+Bytes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """One element per configuration, arrays of shape (n,); those without variation may be read-only."""
+
+    parts: Mapping[str, Bytes]
+    """Weights, gradients, master, optimizer, activations, transient and fixed bytes of the worst rank at
+    its peak; they add up to `peak_bytes`."""
+    peak_bytes: Bytes
+    """Tensors, and what lies outside them."""
+    reserved_bytes: Bytes
+    """What the allocator holds from the device; `fixed` comes on top of it."""
+    step_s: Floats
+    """Seconds of an optimizer step with its accumulation."""
+    tokens_per_second: Floats
+    """Of the whole job."""
+    mfu: Floats | None
+    """Model FLOPs over the dense peak of the row's precision; None on CPU."""
+
+    def __len__(self) -> int:
+        return len(self.peak_bytes)
+
+    @property
+    def device_bytes(self) -> Bytes:
+        """What the ceiling counts, and a probe measures: the allocator's holdings and what lies outside."""
+        return self.reserved_bytes + self.parts["fixed"]
+
+
+def forecast(
+    shape: ModelShape,
+    group: NodeGroup,
+    world_size: int,
+    columns: Columns,
+    constants: ForecastConstants | None = None,
+) -> Forecast:
+    """Forecast every row of `columns`, which must be legal for a world of `world_size` ranks of `group`.
+
+    `constants` are those of the device kind unless calibrated ones are given. Raises BadInput where the
+    device states no rate for a precision that occurs.
+    """
+    case = Case(shape, group, world_size, columns, constants or CONSTANTS[group.gpu.kind])
+    rows = len(columns)
+    acts = activations(case)
+    held = memory(case, acts)
+    step_s = step_seconds(case, acts)
+    tokens = case.micro_batch * case.accumulation * case.replicas * case.sequence
+    tokens_per_second = tokens / step_s
+    mfu = model_flops_per_token(case) * tokens_per_second / (world_size * case.peak_flops)
+
+    def whole(array: Floats) -> Bytes:
+        return np.broadcast_to(array.astype(np.int64), rows)
+
+    return Forecast(
+        parts={name: whole(part) for name, part in held.parts.items()},
+        peak_bytes=whole(held.peak),
+        reserved_bytes=whole(held.reserved),
+        step_s=np.broadcast_to(step_s, rows),
+        tokens_per_second=np.broadcast_to(tokens_per_second, rows),
+        mfu=np.broadcast_to(mfu, rows) if case.on_cuda else None,
+    )

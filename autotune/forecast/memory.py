@@ -1,0 +1,98 @@
+"""Peak memory of the worst rank: its states, and the most that a phase of the step adds to them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotune.forecast.activations import Activations
+from autotune.forecast.case import Case
+from autotune.forecast.formats import Floats
+from autotune.forecast.phases import Phase, phases
+from autotune.forecast.states import Parameters, Stage, parameters, stages, states
+
+PARTS = ("weights", "gradients", "master", "optimizer", "activations", "transient", "fixed")
+"""What a peak is made of; `fixed` is what lies outside tensors."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the worst rank at its peak: whole numbers, in arrays of shape (n,) or (1,)."""
+
+    parts: dict[str, Floats]
+    """By PARTS; they add up to `peak`."""
+    peak: Floats
+    reserved: Floats
+    """What the allocator holds; `fixed` does not belong to it."""
+
+
+def memory(case: Case, acts: Activations) -> Memory:
+    """The memory of every row; with a pipeline, that of its heavier end."""
+    worst, *others = (_of_stage(case, stage, acts) for stage in stages(case))
+    for other in others:
+        heavier = (case.stages > 1) & (other.peak > worst.peak)
+        worst = Memory(
+            parts={name: np.where(heavier, other.parts[name], worst.parts[name]) for name in PARTS},
+            peak=np.where(heavier, other.peak, worst.peak),
+            reserved=np.where(heavier, other.reserved, worst.reserved),
+        )
+    return worst
+
+
+def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
+    held = parameters(case, stage)
+    state = states(case, held)
+    heaviest = _heaviest(phases(case, stage, held, state, acts))
+    # Whole bytes from here on, so that the parts add up exactly.
+    parts = {
+        "weights": np.rint(state.weights),
+        "gradients": heaviest.gradients,
+        "master": np.rint(state.master),
+        "optimizer": np.rint(state.optimizer),
+        "activations": heaviest.activations,
+        "transient": heaviest.transient,
+        "fixed": np.rint(_fixed(case)),
+    }
+    peak = sum(parts.values(), np.zeros(1))
+    allocated = peak - parts["fixed"]
+    return Memory(parts, peak, np.rint(_reserved(case, stage, held, allocated, heaviest.gradients)))
+
+
+def _heaviest(of_step: tuple[Phase, ...]) -> Phase:
+    """Of each row the phase with the largest sum, in whole bytes."""
+    worst, *others = (Phase(*map(np.rint, phase)) for phase in of_step)
+    total = sum(worst, np.zeros(1))
+    for phase in others:
+        other = sum(phase, np.zeros(1))
+        heavier = other > total
+        worst = Phase(*(np.where(heavier, new, old) for new, old in zip(phase, worst, strict=True)))
+        total = np.maximum(total, other)
+    return worst
+
+
+def _fixed(case: Case) -> Floats:
+    """Interpreter, or CUDA context and communicators."""
+    constants = case.constants
+    communicates = case.peers * case.tensor * case.stages > 1
+    further = 1.0 * (case.tensor > 1) + (case.stages > 1) + (case.context > 1) + case.is_hsdp
+    return (
+        constants.context_bytes
+        + communicates * constants.first_communicator_bytes
+        + further * constants.further_communicator_bytes
+    )
+
+
+def _reserved(case: Case, stage: Stage, held: Parameters, allocated: Floats, gradients: Floats) -> Floats:
+    """What the allocator holds when tensors take `allocated`, `gradients` of them.
+
+    On CUDA, FSDP2's collectives allocate in streams of their own, whose freed blocks the main stream cannot use:
+    beside its peak stand the pool of the all-gathers, that of the reduce-scatters, which has the
+    gradients, and the hole that the freed logits leave.
+    """
+    held_back = allocated * case.constants.reserved_over_allocated
+    if not case.on_cuda:
+        return held_back
+    hole = 2.0 * case.tokens * case.shape.vocab_size * stage.has_loss
+    gathers = case.bytes.compute * (held.root * (1 + 1 / case.shards) + held.unit)
+    scatters = case.bytes.gradients * held.trainable / case.shards
+    pooled = allocated - gradients + hole + gathers + scatters
+    return np.where(case.is_fsdp, pooled, held_back)

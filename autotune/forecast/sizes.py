@@ -1,0 +1,37 @@
+"""`Sizes`: parameter counts of a model that memory and compute depend on."""
+
+from dataclasses import dataclass
+
+from autotune.models.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Sizes:
+    body: float
+    """Outside the vocabulary matrices."""
+    vocabulary: float
+    """One vocabulary matrix."""
+    matrices: int
+    """Vocabulary matrices: input and head, or one for both."""
+    linear: float
+    """Matmul weights of a layer, of all experts."""
+    active_linear: float
+    """Those that one token passes."""
+    adapter: float
+    """LoRA weights of a layer, per unit of rank: inputs and outputs of every linear."""
+
+    @classmethod
+    def of(cls, shape: ModelShape) -> "Sizes":
+        h, q, k, f = shape.hidden_size, shape.query_size, shape.kv_size, shape.intermediate_size
+        projections = 3 if shape.gated_mlp else 2
+        attention = 2 * h * q + 2 * h * k
+        router = h * shape.num_experts if shape.num_experts > 1 else 0
+        matrices = 1 if shape.tied_embeddings else 2
+        return cls(
+            body=shape.num_parameters - matrices * shape.embedding_parameters,
+            vocabulary=shape.embedding_parameters,
+            matrices=matrices,
+            linear=attention + router + projections * h * f * shape.num_experts,
+            active_linear=attention + router + projections * h * f * shape.experts_per_token,
+            adapter=2 * (h + q) + 2 * (h + k) + projections * (h + f) * shape.num_experts,
+        )

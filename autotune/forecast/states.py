@@ -1,0 +1,113 @@
+"""What a rank holds between the phases of a step: weights, gradients, master and optimizer states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from autotune.forecast.case import Case
+from autotune.forecast.formats import FROZEN_BYTES, OPTIMIZERS, Floats
+
+_MOMENTS: Mapping[str, float] = MappingProxyType({name: row.moments for name, row in OPTIMIZERS.items()})
+_OTHER: Mapping[str, float] = MappingProxyType({name: row.other_bytes for name, row in OPTIMIZERS.items()})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The pipeline stage of a rank; without a pipeline it is the whole model."""
+
+    layers: Floats
+    matrices: Floats
+    """Vocabulary matrices it holds."""
+    in_flight: Floats
+    """Microbatches whose activations it holds at a time."""
+    has_loss: bool
+
+
+def stages(case: Case) -> tuple[Stage, ...]:
+    """The last stage, and where some row has a pipeline also the first; the others are lighter."""
+    layers = np.ceil(case.shape.num_layers / case.stages)
+    piped = case.stages > 1
+    matrices = np.where(piped, 1.0, case.sizes.matrices)
+    last = Stage(layers, matrices, in_flight=np.ones(1), has_loss=True)
+    if not piped.any():
+        return (last,)
+    in_flight = np.minimum(case.stages, case.accumulation)
+    return last, Stage(layers, matrices, in_flight, has_loss=False)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters of one rank, before sharding over its peers."""
+
+    unit: Floats
+    """A layer: what FSDP gathers at a time."""
+    root: Floats
+    """Outside the layers: what FSDP gathers first and keeps."""
+    vocabulary: Floats
+    """One vocabulary matrix."""
+    total: Floats
+    trainable_unit: Floats
+    trainable_root: Floats
+    trainable: Floats
+
+
+def parameters(case: Case, stage: Stage) -> Parameters:
+    sizes = case.sizes
+    unit = sizes.body / case.shape.num_layers / case.tensor
+    vocabulary = sizes.vocabulary / case.tensor
+    root = stage.matrices * vocabulary
+    adapter = sizes.adapter * case.count("lora_rank") / case.tensor
+    trainable_unit = np.where(case.is_lora, adapter, unit)
+    trainable_root = np.where(case.is_lora, 0.0, root)
+    return Parameters(
+        unit=unit,
+        root=root,
+        vocabulary=vocabulary,
+        total=stage.layers * unit + root,
+        trainable_unit=trainable_unit,
+        trainable_root=trainable_root,
+        trainable=stage.layers * trainable_unit + trainable_root,
+    )
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes of one rank. `gradients` are those after a backward."""
+
+    weights: Floats
+    gradients: Floats
+    master: Floats
+    optimizer: Floats
+
+
+def states(case: Case, held: Parameters) -> States:
+    own = held.trainable / case.shards * ~case.offloads_optimizer
+    moments, other = case.looked_up("optimizer", _MOMENTS), case.looked_up("optimizer", _OTHER)
+    return States(
+        weights=_weights(case, held),
+        gradients=_gradients(case, held),
+        master=case.bytes.master * own,
+        optimizer=(case.bytes.state * moments + other) * own,
+    )
+
+
+def _weights(case: Case, held: Parameters) -> Floats:
+    frozen_bytes = case.looked_up("base_weights", {"native": 0.0, **FROZEN_BYTES})
+    frozen_bytes = np.where(case.has("base_weights", "native"), case.bytes.weights, frozen_bytes)
+    adapted = frozen_bytes * held.total + case.bytes.weights * held.trainable
+    whole = np.where(case.is_lora, adapted, case.bytes.weights * held.total)
+    on_device = whole * ~case.offloads_parameters
+    return np.where(case.is_fsdp | case.is_zero3, on_device / case.shards, on_device)
+
+
+def _gradients(case: Case, held: Parameters) -> Floats:
+    """Partitions of gradients follow offloaded optimizer states to the CPU; whole gradients stay."""
+    whole = case.bytes.gradients * held.trainable
+    own = whole / case.shards * ~case.offloads_optimizer
+    return np.where(shards_gradients(case), own, whole)
+
+
+def shards_gradients(case: Case) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    return case.is_fsdp | case.has("sharding", "zero2", "zero3")

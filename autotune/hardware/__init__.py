@@ -1,0 +1,1 @@
+"""What the user's GPUs are: a catalogue, inventories as people write them, detection."""

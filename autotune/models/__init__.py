@@ -1,0 +1,1 @@
+"""What the user's model is: presets, Hugging Face configurations, factories."""

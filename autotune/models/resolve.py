@@ -1,0 +1,87 @@
+"""MODEL as the user writes it → what a probe builds and what the forecast needs to know."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.errors import BadInput
+from autotune.models import presets
+from autotune.models.closed_form import shape_of
+from autotune.models.described import describe
+from autotune.models.hf import CleanConfig, clean, read_config
+from autotune.models.shape import ModelShape
+from trials.contract.message import nearest
+from trials.contract.messages import ModelSpec
+
+FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+MAX_PARAMETERS = 10**14
+"""Fifty times the largest model reported: beyond it a size in the configuration is a slip."""
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    spec: ModelSpec
+    shape: ModelShape
+    notes: tuple[str, ...] = ()
+    """Sentences on what was left out or assumed."""
+
+
+def resolve(text: str) -> ResolvedModel:
+    """Resolve a preset's name, a config.json or its folder, or `package.module:factory`.
+
+    Presets and known families take milliseconds; other families and factories are built in a process of
+    their own, within its deadline. Raises BadInput where `text` is none of these or cannot be used.
+    """
+    if text.lower() in presets.names():
+        name = text.lower()
+        return _from_config(name, clean(presets.load(name), f"preset {name}"))
+    path = Path(text)
+    if text and _exists(path):  # Path("") would be the current folder
+        return _from_config(_name(path), read_config(path))
+    if FACTORY.fullmatch(text):
+        return _from_factory(text)
+    guess = text.rsplit("/", 1)[-1].lower()[:80]
+    raise BadInput(
+        f"{text[:200]!r} is no preset{nearest(guess, list(presets.names()))}; a model is a preset's name,"
+        " the path of a config.json or of its folder, or package.module:factory"
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
+def _name(path: Path) -> str:
+    """What to call the model of a config.json: by its folder, unless the file itself says more."""
+    path = path.absolute()
+    if path.is_dir():
+        return path.name
+    return path.parent.name if path.name == "config.json" else path.stem
+
+
+def _from_config(name: str, clean_config: CleanConfig) -> ResolvedModel:
+    spec = ModelSpec(name=name, hf_config=clean_config.config)
+    shape, notes = shape_of(clean_config.config), clean_config.notes
+    if shape is None:
+        description = describe(spec)
+        shape, notes = description.shape, (*notes, *description.notes)
+    return _bounded(ResolvedModel(spec, shape, notes))
+
+
+def _from_factory(text: str) -> ResolvedModel:
+    spec = ModelSpec(name=text, factory=text, factory_path=str(Path.cwd()))
+    description = describe(spec)
+    spec = spec.model_copy(update={"factory_version": description.factory_version})
+    return _bounded(ResolvedModel(spec, description.shape, description.notes))
+
+
+def _bounded(model: ResolvedModel) -> ResolvedModel:
+    if model.shape.num_parameters > MAX_PARAMETERS:
+        raise BadInput(
+            f"{model.spec.name} would have {model.shape.num_parameters:.1e} parameters;"
+            " check the sizes in its configuration"
+        )
+    return model

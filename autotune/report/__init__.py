@@ -1,0 +1,1 @@
+"""What a job's record comes to, for people and for programs."""

@@ -1,0 +1,1 @@
+"""Which configuration to probe next, and when enough has been probed."""

@@ -1,0 +1,45 @@
+"""What a search tells whoever watches it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from autotune.search.history import TrialRecord
+from trials.contract.config import TrainingConfig
+from trials.contract.messages import ProbeResult
+from trials.contract.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class ProbeStarted:
+    trial: int
+    config: TrainingConfig
+    repeat: int = 0
+    """0 for the trial's own probe, else the number of its confirmation."""
+
+
+@dataclass(frozen=True)
+class ProbeEnded:
+    trial: int
+    config: TrainingConfig
+    outcome: Outcome
+    result: ProbeResult
+    repeat: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the search is, after each probe."""
+
+    history: tuple[TrialRecord, ...]
+    best: TrialRecord | None
+    baseline: TrialRecord | None
+    trials_left: int
+    seconds_spent: float
+    seconds_left: float
+
+
+Event = ProbeStarted | ProbeEnded | Standing
+
+
+class Listener(Protocol):
+    def __call__(self, event: Event) -> None: ...

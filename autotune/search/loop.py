@@ -1,0 +1,196 @@
+"""The loop of a job: ask, probe, commit, tell; then confirm the leaders."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+
+from autotune.execution.executor import Executor
+from autotune.search.candidates import Candidates
+from autotune.search.confirmation import CONTENDERS, ROUNDS, Contender, next_to_confirm
+from autotune.search.events import Listener, ProbeEnded, ProbeStarted, Standing
+from autotune.search.history import TrialRecord, TrialState, settled_outcome, to_ask_again
+from autotune.search.stopping import Budget, why_hopeless
+from autotune.search.study import SearchStudy
+from autotune.storage.records import Measurement
+from trials.contract.config import TrainingConfig
+from trials.contract.messages import ProbeRequest, ProbeResult
+from trials.contract.outcome import VERDICTS, Outcome, Phase
+
+HEARTBEAT_S = 5.0
+"""How often the lease is renewed, and the clock looked at, while probes run."""
+MAX_CONFIRMATIONS = (CONTENDERS + 2) * ROUNDS
+"""Room for one leader to fail or fall behind; after that the answer is given as it stands."""
+
+Commit = Callable[[int, int, TrainingConfig, ProbeResult], None]
+"""Trial, repeat, configuration, result: into the database before the study is told."""
+
+
+@dataclass(frozen=True)
+class _Probe:
+    trial: int
+    repeat: int
+    config: TrainingConfig
+
+
+class SearchLoop:
+    """Drives one job to its end; may be stopped and taken up again at any point."""
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        baseline: TrainingConfig | None,
+        study: SearchStudy,
+        executor: Executor,
+        budget: Budget,
+        *,
+        request: Callable[[str, TrainingConfig], ProbeRequest],
+        commit: Commit,
+        measured: list[Measurement],
+        heartbeat: Callable[[], None],
+        listener: Listener,
+        seconds_before: float = 0.0,
+    ) -> None:
+        """`request` makes the probe request of a configuration; `measured` is what the job has committed
+        so far; `seconds_before` is what its earlier drivers spent.
+        """
+        self._candidates = candidates
+        self._baseline = baseline
+        self._study = study
+        self._executor = executor
+        self._budget = budget
+        self._request = request
+        self._commit = commit
+        self._heartbeat = heartbeat
+        self._listener = listener
+        self._seconds_before = seconds_before
+        self._started = time.monotonic()
+        self._running: dict[Future[ProbeResult], _Probe] = {}
+        self._results: dict[int, dict[int, ProbeResult]] = {}
+        for measurement in measured:
+            self._results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
+
+    def run(self) -> str:
+        """Search, then confirm; return in words why the search ended."""
+        self._reconcile()
+        reason = self._search()
+        self._confirm()
+        return reason
+
+    def contenders(self) -> list[Contender]:
+        """Every trial with a figure, with all its results."""
+        return [
+            Contender(trial.number, trial.config, results, self._candidates.usable_bytes)
+            for trial in self._study.trials()
+            if (results := self._results.get(trial.number)) and trial.state == TrialState.COMPLETE
+        ]
+
+    def baseline_trial(self) -> TrialRecord | None:
+        """The latest trial of the baseline."""
+        own = [trial for trial in self._study.trials() if trial.config == self._baseline]
+        return own[-1] if own else None
+
+    def _reconcile(self) -> None:
+        """Bring the study in line with what was committed before the last driver ended."""
+        self._study.abandon_unnamed()
+        for trial in self._study.trials():
+            if trial.state == TrialState.RUNNING:
+                committed = self._results.get(trial.number, {}).get(0)
+                self._tell(trial.number, trial.config, committed or _interrupted(trial.number))
+
+    def _search(self) -> str:
+        while True:
+            reason = self._fill_slots()
+            if not self._running:
+                return reason
+            self._settle()
+
+    def _fill_slots(self) -> str:
+        """Start probes while there is room and reason to; return why no more was started."""
+        while len(self._running) < self._executor.num_slots:
+            history = self._study.trials()
+            if hopeless := why_hopeless(history):
+                return hopeless
+            if self._budget.trials_left(history) <= 0:
+                return f"the budget of {self._budget.trials} trials is spent"
+            if self._seconds() >= self._budget.seconds:
+                return f"the budget of {self._budget.seconds / 60:g} minutes is spent"
+            if self._baseline is not None and not any(t.config == self._baseline for t in history):
+                asked = self._study.ask_for(self._baseline)
+            elif again := to_ask_again(history):
+                asked = self._study.ask_for(again[0])
+            elif len(self._study.remaining()):
+                asked = self._study.ask()
+            else:
+                return "every candidate has been probed"
+            self._start(_Probe(asked.number, 0, asked.config))
+        return "all slots are taken"
+
+    def _confirm(self) -> None:
+        for _ in range(MAX_CONFIRMATIONS):
+            contenders = self.contenders()
+            baseline = next((c for c in contenders if c.config == self._baseline), None)
+            due = next_to_confirm(contenders, baseline)
+            if due is None:
+                return
+            self._start(_Probe(due.trial, due.next_repeat, due.config))
+            while self._running:
+                self._settle()
+
+    def _start(self, probe: _Probe) -> None:
+        self._listener(ProbeStarted(probe.trial, probe.config, probe.repeat))
+        request = self._request(f"{probe.trial}.{probe.repeat}", probe.config)
+        self._running[self._executor.submit(request)] = probe
+
+    def _settle(self) -> None:
+        """Wait for probes to end, at most a heartbeat, and record those that did."""
+        done, _ = wait(self._running, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
+        self._heartbeat()
+        for future in done:
+            probe = self._running.pop(future)
+            result = future.result()
+            if result.outcome != Outcome.INTERRUPTED:  # which says nothing about the configuration
+                self._commit(probe.trial, probe.repeat, probe.config, result)
+                self._results.setdefault(probe.trial, {})[probe.repeat] = result
+            outcome = result.outcome
+            if probe.repeat == 0:
+                outcome = self._tell(probe.trial, probe.config, result)
+            self._listener(ProbeEnded(probe.trial, probe.config, outcome, result, probe.repeat))
+            self._listener(self.standing())
+
+    def _tell(self, number: int, config: TrainingConfig, result: ProbeResult) -> Outcome:
+        earlier = [t for t in self._study.trials() if t.config == config and t.number < number]
+        outcome = settled_outcome(result.outcome, earlier)
+        self._study.tell(number, result, outcome)
+        return outcome
+
+    def standing(self) -> Standing:
+        history = self._study.trials()
+        usable = self._candidates.usable_bytes
+        feasible = [
+            t
+            for t in history
+            if t.outcome and VERDICTS[t.outcome].has_speed and (t.peak_bytes or 0) <= usable
+        ]
+        return Standing(
+            history=tuple(history),
+            best=max(feasible, key=lambda t: t.tokens_per_second, default=None),
+            baseline=self.baseline_trial(),
+            trials_left=self._budget.trials_left(history),
+            seconds_spent=self._seconds(),
+            seconds_left=self._budget.seconds - self._seconds(),
+        )
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+def _interrupted(number: int) -> ProbeResult:
+    return ProbeResult(
+        probe_id=f"{number}.0",
+        outcome=Outcome.INTERRUPTED,
+        phase=Phase.START,
+        reason="the driver ended while this probe ran",
+    )
+
+

@@ -1,0 +1,35 @@
+"""When a search has had enough."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.search.history import TrialRecord, TrialState
+from trials.contract.outcome import VERDICTS
+
+MAX_FAILURES_IN_A_ROW = 9
+"""Probes that end without counting, one after the other: three configurations that crash three times
+each, or a machine on which nothing runs."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be spent."""
+
+    trials: int
+    """Trials that count."""
+    seconds: float = math.inf
+    """Wall time, by all drivers of the job together."""
+
+    def trials_left(self, history: Sequence[TrialRecord]) -> int:
+        """Trials that may still begin, those under way taken off."""
+        return self.trials - sum(trial.counts for trial in history)
+
+
+def why_hopeless(history: Sequence[TrialRecord]) -> str | None:
+    """A sentence when so many probes in a row came to nothing that more would too; else None."""
+    ended = [t for t in history if t.outcome is not None and t.state in (TrialState.COMPLETE, TrialState.FAIL)]
+    last = ended[-MAX_FAILURES_IN_A_ROW:]
+    if len(last) < MAX_FAILURES_IN_A_ROW or any(t.outcome and VERDICTS[t.outcome].counts for t in last):
+        return None
+    return f"the last {len(last)} probes all failed, the latest with: {last[-1].reason or last[-1].outcome}"

@@ -1,0 +1,1 @@
+"""The record of jobs, leases, measurements and recommendations, in SQLite or PostgreSQL."""

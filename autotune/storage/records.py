@@ -1,0 +1,36 @@
+"""What the repository hands out besides jobs: leases and measurements."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from autotune.storage.owner import Owner
+from trials.contract.config import TrainingConfig
+from trials.contract.messages import ProbeResult
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to drive a job, until `expires_at` unless renewed."""
+
+    job_id: int
+    owner: Owner
+    token: int
+    """Fencing token: a later lease of the same job has a larger one, and only the latest may write."""
+    ttl_s: float
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What became of one probe of a trial, as committed."""
+
+    job_id: int
+    trial_number: int
+    repeat: int
+    """0: the trial's own probe; from 1: its confirmations."""
+    key: str
+    config: TrainingConfig
+    result: ProbeResult
+    ceiling_bytes: int
+    """Ceiling of the job it was committed for."""
+    created_at: datetime

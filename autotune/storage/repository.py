@@ -1,0 +1,277 @@
+"""`Repository`: the record of jobs, their leases, measurements and recommendations."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from autotune.errors import LeaseLost, NameInUse, NoSuchJob
+from autotune.jobs import Job, JobSpec, JobStatus, check_transition
+from autotune.storage.engine import create_engine
+from autotune.storage.faults import mapped_errors
+from autotune.storage.migrations import migrate
+from autotune.storage.owner import Owner
+from autotune.storage.reading import read_job, read_measurement, read_owner
+from autotune.storage.records import Lease, Measurement
+from autotune.storage.tables import JobRow, MeasurementRow, RecommendationRow
+from trials.contract.config import TrainingConfig
+from trials.contract.message import nearest
+from trials.contract.messages import ProbeResult
+
+_KEYS_PER_QUERY = 1000
+"""Well under the parameters one statement may have (SQLite: 32,766)."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Repository:
+    """The record in one database, brought to the present schema when opened.
+
+    Each method is one transaction: it has happened wholly when it returns, and not at all when it
+    raises. Safe in threads and processes at once. All raise StorageUnavailable where the database
+    cannot be used.
+
+    Who drives a job holds its lease; what is written under a lease is refused with LeaseLost once
+    another driver has one. That is decided by the lease's token, never by time: clocks that differ
+    between machines can hand a job over early, but not let two drivers write.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
+        """Open the database at `url`, a SQLAlchemy URL of SQLite or PostgreSQL."""
+        self._engine = create_engine(url)
+        self._clock = clock
+        try:
+            migrate(self._engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Jobs
+
+    def create_job(self, spec: JobSpec) -> Job:
+        """Record a queued job; raises NameInUse where there is one of that name."""
+        now = self._clock()
+        row = JobRow(
+            name=spec.name,
+            spec=spec.model_dump(mode="json"),
+            status=JobStatus.QUEUED,
+            created_at=now,
+            updated_at=now,
+        )
+        with self._transaction() as session:
+            session.add(row)
+            try:
+                session.flush()
+            except IntegrityError as error:
+                raise NameInUse(
+                    f"there is a job named {spec.name!r} already; choose another name, or go on with that "
+                    f"one: autotune resume {spec.name}"
+                ) from error
+            return self._job(row)
+
+    def job(self, name: str) -> Job:
+        """Return the job of that name; raises NoSuchJob, which names the nearest."""
+        with self._transaction() as session:
+            row = session.scalar(select(JobRow).where(JobRow.name == name))
+            if row is None:
+                names = list(session.scalars(select(JobRow.name).order_by(JobRow.id)))
+                hint = nearest(name, names) if names else "; this database has no jobs yet"
+                raise NoSuchJob(f"there is no job named {name!r}{hint}")
+            return self._job(row)
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs, oldest first."""
+        with self._transaction() as session:
+            return [self._job(row) for row in session.scalars(select(JobRow).order_by(JobRow.id))]
+
+    def set_status(self, target: Lease | Job, status: JobStatus, reason: str | None = None) -> Job:
+        """Change the status of a job; raises BadInput where the one may not follow the other.
+
+        With a lease, raises LeaseLost where it is not the latest. With a job alone, whoever drives it
+        loses the lease: so anybody can cancel a job, and its driver learns it at its next write.
+        """
+        with self._transaction() as session:
+            if isinstance(target, Lease):
+                row = self._driven(session, target)
+            else:
+                row = self._locked(session, target.id)
+                _clear_lease(row)
+                row.lease_token += 1
+            check_transition(JobStatus(row.status), status)
+            row.status = status
+            row.reason = reason and reason.replace("\0", "")  # PostgreSQL refuses it in text
+            return self._job(row)
+
+    def add_spent(self, lease: Lease, seconds: float) -> None:
+        """Add to the wall seconds spent on a job; raises LeaseLost."""
+        with self._transaction() as session:
+            self._driven(session, lease).spent_s += seconds
+
+    # Leases
+
+    def acquire_lease(self, job: Job, owner: Owner, ttl_s: float) -> Lease:
+        """Make `owner` the driver of a job for `ttl_s` seconds, to be renewed before they end.
+
+        Of several who try at once, one gets it. A lease that lapsed, or whose owner was a process of
+        this machine that is gone, is taken over; else raises LeaseLost, which says who drives the job.
+        """
+        with self._transaction() as session:
+            row = self._locked(session, job.id)
+            holder = self._holder(row)
+            if holder is not None:
+                raise LeaseLost(
+                    f"job {row.name!r} is driven by {holder} until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} "
+                    "UTC or longer; stop that process first, or wait for it to end"
+                )
+            row.lease_owner = owner.to_json()
+            row.lease_token += 1
+            row.lease_expires_at = expires_at = row.updated_at + timedelta(seconds=ttl_s)
+            return Lease(row.id, owner, row.lease_token, ttl_s, expires_at)
+
+    def renew(self, lease: Lease) -> Lease:
+        """Extend a lease to its `ttl_s` from now, even lapsed where nobody took it; raises LeaseLost."""
+        with self._transaction() as session:
+            row = self._driven(session, lease)
+            row.lease_expires_at = expires_at = row.updated_at + timedelta(seconds=lease.ttl_s)
+            return Lease(row.id, lease.owner, lease.token, lease.ttl_s, expires_at)
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back, so that another driver need not wait; raises LeaseLost."""
+        with self._transaction() as session:
+            _clear_lease(self._driven(session, lease))
+
+    # Measurements and recommendations
+
+    def commit_measurement(
+        self,
+        lease: Lease,
+        trial_number: int,
+        repeat: int,
+        *,
+        key: str,
+        config: TrainingConfig,
+        result: ProbeResult,
+    ) -> Measurement:
+        """Keep what became of a probe; raises LeaseLost.
+
+        The first result of a trial's repeat is the one that stays: a second commit changes nothing and
+        returns the first. So a driver that does not know whether it committed may commit again.
+        """
+        with self._transaction() as session:
+            job = self._driven(session, lease)
+            kept = session.scalar(
+                select(MeasurementRow).where(
+                    MeasurementRow.job_id == job.id,
+                    MeasurementRow.trial_number == trial_number,
+                    MeasurementRow.repeat == repeat,
+                )
+            )
+            if kept is not None:
+                return read_measurement(kept)
+            speed = result.tokens_per_second
+            row = MeasurementRow(
+                job_id=job.id,
+                trial_number=trial_number,
+                repeat=repeat,
+                key=key,
+                config=config.model_dump(mode="json"),
+                outcome=result.outcome,
+                tokens_per_second=None if speed is None else speed.median,
+                peak_bytes=result.peak_bytes,
+                ceiling_bytes=job.spec["ceiling_bytes"],
+                result=result.model_dump(mode="json"),
+                created_at=job.updated_at,
+            )
+            session.add(row)
+            return Measurement(
+                job.id, trial_number, repeat, key, config, result, row.ceiling_bytes, row.created_at
+            )
+
+    def measurements(self, job: Job) -> list[Measurement]:
+        """Return the measurements of a job, by trial and repeat."""
+        query = select(MeasurementRow).where(MeasurementRow.job_id == job.id)
+        with self._transaction() as session:
+            rows = session.scalars(query.order_by(MeasurementRow.trial_number, MeasurementRow.repeat))
+            return [read_measurement(row) for row in rows]
+
+    def measurements_by_key(self, keys: Iterable[str]) -> Mapping[str, list[Measurement]]:
+        """Return the measurements of all jobs that have one of `keys`, by key, oldest first."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, list[Measurement]] = {}
+        with self._transaction() as session:
+            for first in range(0, len(wanted), _KEYS_PER_QUERY):
+                query = select(MeasurementRow).where(
+                    MeasurementRow.key.in_(wanted[first : first + _KEYS_PER_QUERY])
+                )
+                for row in session.scalars(query.order_by(MeasurementRow.id)):
+                    found.setdefault(row.key, []).append(read_measurement(row))
+        return found
+
+    def save_recommendation(self, lease: Lease, recommendation: dict[str, Any]) -> None:
+        """Keep a job's recommendation in place of an earlier one; raises LeaseLost."""
+        with self._transaction() as session:
+            job = self._driven(session, lease)
+            session.merge(
+                RecommendationRow(job_id=job.id, recommendation=recommendation, created_at=job.updated_at)
+            )
+
+    def recommendation(self, job: Job) -> dict[str, Any] | None:
+        """Return a job's recommendation, or None before there is one."""
+        with self._transaction() as session:
+            row = session.get(RecommendationRow, job.id)
+            return None if row is None else row.recommendation
+
+    # How
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        with mapped_errors(self._engine.url), Session(self._engine) as session, session.begin():
+            yield session
+
+    def _locked(self, session: Session, job_id: int) -> JobRow:
+        """Return a job's row for writing: others who want to write it wait for this transaction's end."""
+        row = session.get_one(JobRow, job_id, with_for_update=True)
+        row.updated_at = self._clock()
+        return row
+
+    def _driven(self, session: Session, lease: Lease) -> JobRow:
+        """Return the job's row for writing by its driver; raises LeaseLost."""
+        row = self._locked(session, lease.job_id)
+        if row.lease_token != lease.token or row.lease_owner is None:
+            holder = self._holder(row)
+            now = "nobody" if holder is None else str(holder)
+            raise LeaseLost(
+                f"this process drives job {row.name!r} no more: it is {row.status} and driven by {now}; "
+                "what was committed before is kept"
+            )
+        return row
+
+    def _holder(self, row: JobRow) -> Owner | None:
+        """Return the living driver of a job."""
+        if row.lease_owner is None or row.lease_expires_at is None or row.lease_expires_at <= self._clock():
+            return None
+        owner = read_owner(row.lease_owner)
+        return None if owner.is_gone() else owner
+
+    def _job(self, row: JobRow) -> Job:
+        return read_job(row, self._holder(row))
+
+
+def _clear_lease(row: JobRow) -> None:
+    row.lease_owner = None
+    row.lease_expires_at = None

@@ -1,0 +1,261 @@
+"""Which configurations are legal, as named predicates over plain facts; each says in words why not."""
+
+import functools
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from search_spaces.columns import Columns, Counts, Mask
+from trials.contract.capabilities import PARALLEL_SIZES_PROBED, Feature, Refusal, refusals
+from trials.contract.config import TrainingConfig
+
+PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
+SHARDED = ("zero1", "zero2", "zero3", "fsdp", "hsdp")
+OFFLOADED_STATES = ("optimizer", "optimizer_and_parameters")
+WITHOUT_SDPA = frozenset({"gemma2", "gpt_oss"})
+"""Families whose attention has no sdpa kernel: `_supports_sdpa = False` in transformers 5.23."""
+MICROBATCHES_PER_STAGE = 4
+"""Accumulation per pipeline stage where no global batch decides it: keeps the bubble under a quarter."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What legality depends on besides the configuration."""
+
+    world_size: int
+    gpus_per_node: int
+    features: frozenset[Feature]
+    """Of the device."""
+    num_heads: int
+    num_kv_heads: int
+    num_layers: int
+    vocab_size: int
+    max_positions: int | None
+    """Longest sequence of the model; None where it sets no limit."""
+    model_type: str
+    global_batch_size: int | None = None
+    """Sequences per optimizer step that are asked for; None: whatever comes."""
+    global_batch_tolerance: float = 0.10
+    """How far off the actual global batch may be, as a share of the one asked for."""
+    to_probe: bool = True
+    """Whether probes must be able to run it; False where a forecast is enough."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A rule that some configurations break."""
+
+    code: str
+    is_broken: Callable[[Columns, Facts], Mask]
+    """Mask of shape (n,) of the rows that break it."""
+    reason: Callable[[Columns, Facts], str]
+    """One sentence about rows that all break it, with their numbers."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Configurations that are illegal for one reason."""
+
+    code: str
+    reason: str
+    count: int
+
+
+def sift(columns: Columns, facts: Facts) -> tuple[Mask, tuple[Rejection, ...]]:
+    """The mask of the legal rows, and why the others are not, each counted under the first rule it breaks."""
+    legal = np.ones(len(columns), dtype=np.bool_)
+    rejections = []
+    for constraint in constraints(facts):
+        broken = constraint.is_broken(columns, facts) & legal
+        if count := int(np.count_nonzero(broken)):
+            reason = constraint.reason(columns.select(broken), facts)
+            rejections.append(Rejection(constraint.code, reason, count))
+            legal &= ~broken
+    return legal, tuple(rejections)
+
+
+def why_illegal(config: TrainingConfig, facts: Facts) -> str | None:
+    """The first rule that `config` breaks, in words, or None where it is legal."""
+    _, rejections = sift(Columns.of([config]), facts)
+    return rejections[0].reason if rejections else None
+
+
+def accumulation_steps(columns: Columns, facts: Facts) -> Counts:
+    """The derived `gradient_accumulation_steps`, shape (n,).
+
+    With a global batch the count that comes nearest; without one 1, or 4 per pipeline stage. Never less
+    than the number of stages.
+    """
+    stages = columns.count("pipeline_parallel_size")
+    if facts.global_batch_size is None:
+        return np.where(stages > 1, MICROBATCHES_PER_STAGE * stages, 1)
+    sequences = np.maximum(columns.count("micro_batch_size") * _replicas(columns, facts), 1)
+    nearest: Counts = (2 * facts.global_batch_size + sequences) // (2 * sequences)
+    return np.maximum(nearest, stages)
+
+
+def constraints(facts: Facts) -> tuple[Constraint, ...]:
+    """Every rule that holds under `facts`, in the order in which configurations are counted."""
+    capabilities = refusals(facts.features, to_probe=facts.to_probe)
+    return (*STRUCTURE, *(PROBED if facts.to_probe else ()), *map(_of_refusal, capabilities))
+
+
+def _of_refusal(row: Refusal) -> Constraint:
+    def is_broken(columns: Columns, _facts: Facts) -> Mask:
+        matches = (columns.is_in(field, values) for field, values in row.values.items())
+        return functools.reduce(operator.and_, matches)
+
+    return Constraint("+".join(row.values), is_broken, lambda _columns, _facts: row.reason)
+
+
+def _tensor(columns: Columns) -> Counts:
+    return columns.count("tensor_parallel_size")
+
+
+def _stages(columns: Columns) -> Counts:
+    return columns.count("pipeline_parallel_size")
+
+
+def _context(columns: Columns) -> Counts:
+    return columns.count("context_parallel_size")
+
+
+def _model_parallel(columns: Columns) -> Counts:
+    return _tensor(columns) * _stages(columns) * _context(columns)
+
+
+def _replicas(columns: Columns, facts: Facts) -> Counts:
+    return facts.world_size // _model_parallel(columns)
+
+
+def _shards(columns: Columns, facts: Facts) -> Counts:
+    """Ranks that hold the same parameters, so can split the states: data and context parallel ones."""
+    return facts.world_size // (_tensor(columns) * _stages(columns))
+
+
+def _misses_global_batch(columns: Columns, facts: Facts) -> Mask:
+    asked = facts.global_batch_size
+    if asked is None:
+        return np.zeros(len(columns), dtype=np.bool_)
+    sequences = columns.count("micro_batch_size") * columns.count("gradient_accumulation_steps")
+    missed_by: Counts = np.abs(sequences * _replicas(columns, facts) - asked)
+    return missed_by > facts.global_batch_tolerance * asked
+
+
+def _named(columns: Columns, *fields: str) -> str:
+    """`field value, value … and field value` for a reason; many values shrink to their range."""
+    return " and ".join(f"{field} {_listed(columns, field)}" for field in fields)
+
+
+def _listed(columns: Columns, field: str) -> str:
+    values = columns.distinct(field)
+    if len(values) > 6:
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(str(value) for value in values)
+
+
+STRUCTURE: tuple[Constraint, ...] = (
+    Constraint(
+        "world_size",
+        lambda c, f: f.world_size % _model_parallel(c) != 0,
+        lambda c, f: (
+            f"a world of {f.world_size} ranks does not divide by "
+            f"{_named(c, *(size for size in PARALLEL_SIZES if c.distinct(size) != (1,)))}"
+        ),
+    ),
+    Constraint(
+        "heads",
+        lambda c, f: (f.num_heads % _tensor(c) != 0) | (f.num_kv_heads % _tensor(c) != 0),
+        lambda c, f: (
+            f"{f.num_heads} attention heads and {f.num_kv_heads} key-value heads do not both divide by "
+            f"{_named(c, 'tensor_parallel_size')}"
+        ),
+    ),
+    Constraint(
+        "vocabulary",
+        lambda c, f: f.vocab_size % _tensor(c) != 0,
+        lambda c, f: (
+            f"a vocabulary of {f.vocab_size} does not divide by {_named(c, 'tensor_parallel_size')}; pad it"
+        ),
+    ),
+    Constraint(
+        "tensor_within_node",
+        lambda c, f: f.gpus_per_node % _tensor(c) != 0,
+        lambda c, f: (
+            f"{_named(c, 'tensor_parallel_size')} does not divide the {f.gpus_per_node} GPUs of a node, and "
+            "links between nodes are too slow for it"
+        ),
+    ),
+    Constraint(
+        "stages",
+        lambda c, f: _stages(c) > f.num_layers,
+        lambda c, f: f"{_named(c, 'pipeline_parallel_size')} is more stages than the {f.num_layers} layers",
+    ),
+    Constraint(
+        "microbatches",
+        lambda c, f: c.count("gradient_accumulation_steps") < _stages(c),
+        lambda c, f: (
+            f"{_named(c, 'gradient_accumulation_steps')} is fewer microbatches than the stages of "
+            f"{_named(c, 'pipeline_parallel_size')}"
+        ),
+    ),
+    Constraint(
+        "max_positions",
+        lambda c, f: c.count("sequence_length") > (f.max_positions or np.inf),
+        lambda c, f: f"{_named(c, 'sequence_length')} is longer than the model's {f.max_positions} positions",
+    ),
+    Constraint(
+        "context_parallel",
+        lambda c, f: c.count("sequence_length") % _context(c) != 0,
+        lambda c, f: (
+            f"{_named(c, 'sequence_length')} does not divide by {_named(c, 'context_parallel_size')}"
+        ),
+    ),
+    Constraint(
+        "context_parallel_attention",
+        lambda c, f: (_context(c) > 1) & c.is_in("attention", ["eager"]),
+        lambda c, f: "context parallelism needs a fused attention kernel, not attention=eager",
+    ),
+    Constraint(
+        "attention_of_model",
+        lambda c, f: c.is_in("attention", ["sdpa"]) & (f.model_type in WITHOUT_SDPA),
+        lambda c, f: f"{f.model_type} has no sdpa attention; use attention=eager",
+    ),
+    Constraint(
+        "hsdp_nodes",
+        lambda c, f: c.is_in("sharding", ["hsdp"]) & (f.world_size <= f.gpus_per_node),
+        lambda c, f: (
+            f"hsdp replicates across nodes, and the {f.world_size} ranks are on one; use sharding=fsdp"
+        ),
+    ),
+    Constraint(
+        "nothing_to_shard",
+        lambda c, f: (
+            (_shards(c, f) == 1) & c.is_in("sharding", SHARDED) & ~c.is_in("offload", OFFLOADED_STATES)
+        ),
+        lambda c, f: (
+            f"with one data-parallel rank and nothing offloaded, {_named(c, 'sharding')} splits nothing; use "
+            "sharding=ddp"
+        ),
+    ),
+    Constraint(
+        "global_batch_size",
+        _misses_global_batch,
+        lambda c, f: (
+            f"{_named(c, 'micro_batch_size', 'gradient_accumulation_steps')} on {f.world_size} ranks misses "
+            f"the global batch of {f.global_batch_size} by more than {f.global_batch_tolerance:.0%}"
+        ),
+    ),
+)
+"""Rules of the model, the world and the batch."""
+
+PROBED: tuple[Constraint, ...] = (
+    Constraint(
+        "parallel_sizes",
+        lambda c, f: _model_parallel(c) > PARALLEL_SIZES_PROBED,
+        lambda c, f: "no engine probes tensor, pipeline or context parallelism yet",
+    ),
+)
+"""Rules of what a probe can run, besides the table of capabilities."""

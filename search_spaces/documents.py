@@ -1,0 +1,59 @@
+"""Reading a small YAML file that a person wrote: nothing executed, no duplicate key lost, bounded in size."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trials.contract.message import ContractError
+
+MAX_BYTES = 64 * 1024
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain types; keys that would overwrite each other and aliases are errors."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The mapping that a YAML file holds; raises ContractError without the name of the file."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ContractError(f"it cannot be read: {error.strerror}") from error
+    if len(text) > MAX_BYTES:
+        raise ContractError(f"it is larger than the {MAX_BYTES // 1024} KiB that a space may have")
+    return parse_yaml(text)
+
+
+def parse_yaml(text: bytes) -> dict[Any, Any]:
+    """The mapping that YAML text holds; raises ContractError."""
+    try:
+        data = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ContractError(f"not readable as YAML: {error.problem}{where}") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise ContractError(
+            "not YAML of plain values: names, numbers, true and false, lists, mappings"
+        ) from error
+    if not isinstance(data, dict):
+        raise ContractError("a mapping with `dimensions` is needed")
+    return data
