@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -28,7 +28,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A preset (`autotune models`), a Hugging Face config.json or its folder, or package.module:factory.",
+        help="A preset (`autotune models`), a Hugging Face config.json or its folder, "
+        "or package.module:factory.",
     ),
 ]
 Gpus = Annotated[
@@ -52,7 +53,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name, as `a
 def tune(
     model: Model,
     gpus: Gpus = "auto",
-    name: Annotated[str | None, typer.Option(help="What to call the job; else the model's name and a number.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call the job; else the model's name and a number.")
+    ] = None,
     ceiling: Annotated[
         str | None, typer.Option(help="Device memory one rank may use: 22GiB, 1500MiB or 90%; else all.")
     ] = None,
@@ -95,7 +98,7 @@ def tune(
     """
     from autotune.hardware.sizes import parse_share
     from autotune.service import TuneRequest
-    from search_spaces.space import parse_settings
+    from search_spaces.dimensions import parse_setting
 
     request = TuneRequest(
         model=model,
@@ -104,7 +107,7 @@ def tune(
         ceiling=ceiling,
         headroom=parse_share(headroom, "--headroom"),
         space=space,
-        settings=parse_settings(settings or []),
+        settings=dict(map(parse_setting, settings or [])),
         baseline=_baseline(baseline),
         global_batch_size=global_batch_size,
         global_batch_tolerance=parse_share(global_batch_tolerance, "--global-batch-tolerance"),
@@ -133,7 +136,13 @@ def jobs(storage: Storage = None, as_json: Json = False) -> None:
     with _service(storage) as service:
         found = service.jobs()
         rows = [
-            {"job": j.name, "status": j.status, "reason": j.reason, "model": j.spec.model.name, "gpus": j.spec.gpus}
+            {
+                "job": j.name,
+                "status": j.status,
+                "reason": j.reason,
+                "model": j.spec.model.name,
+                "gpus": j.spec.gpus,
+            }
             for j in found
         ]
         _print({"jobs": rows}, lambda terminal: terminal.jobs_view(found), as_json)
@@ -173,9 +182,9 @@ def export(
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the models that autotune knows by name."""
-    from autotune.models.catalogue import catalogue
+    from autotune.report.listings import known_models
 
-    rows = catalogue()
+    rows = known_models()
     _print({"models": rows}, lambda terminal: terminal.facts_view(rows), as_json)
 
 
@@ -185,9 +194,9 @@ def gpus(
     as_json: Json = False,
 ) -> None:
     """List the GPUs that autotune knows, and the devices it finds here."""
-    from autotune.hardware.catalogue import catalogue, found
+    from autotune.report.listings import devices_here, known_gpus
 
-    known, here = catalogue(), found(ray_address or _settings().ray_address)
+    known, here = known_gpus(), devices_here(ray_address or _settings().ray_address)
 
     def view(terminal: Any) -> Any:
         from rich.console import Group
@@ -213,7 +222,11 @@ def spaces(
         return
     known = [SearchSpace.load(each) for each in SearchSpace.names()]
     rows: list[dict[str, object]] = [
-        {"name": s.name, "description": s.description, "varies": [d for d, v in s.dimensions.items() if len(v) > 1]}
+        {
+            "name": s.name,
+            "description": s.description,
+            "varies": [d for d, v in s.dimensions.items() if len(v) > 1],
+        }
         for s in known
     ]
     _print({"spaces": rows}, lambda terminal: terminal.facts_view(rows), as_json)
@@ -268,7 +281,7 @@ def _run(service: Any, name: str, as_json: bool) -> None:
     from autotune import terminal
 
     console = Console(stderr=as_json)
-    spec = service.spec(name)
+    spec = service.job(name).spec
     with terminal.progress(console, name, spec.ceiling_bytes, spec.trials) as listener:
         answer = service.run(name, listener)
     _print(answer.to_dict(), lambda view: view.answer_view(answer), as_json)
@@ -288,7 +301,7 @@ def _print(data: dict[str, Any], view: Callable[[Any], Any], as_json: bool) -> N
 
 def _baseline(text: str | None) -> Any:
     """A JSON file of a TrainingConfig, or field=value pairs."""
-    from search_spaces.space import parse_settings
+    from search_spaces.dimensions import parse_setting
     from trials.contract.config import TrainingConfig
     from trials.contract.message import ContractError
 
@@ -298,9 +311,10 @@ def _baseline(text: str | None) -> Any:
         try:
             return TrainingConfig.parse(Path(text).read_bytes())
         except OSError as error:
-            raise BadInput(f"--baseline {text}: {error.strerror}; give a JSON file or field=value,...") from error
+            raise BadInput(
+                f"--baseline {text}: {error.strerror}; give a JSON file or field=value,..."
+            ) from error
         except ContractError as error:
             raise BadInput(f"--baseline {text}: {error}") from error
-    pairs: Sequence[str] = text.split(",")
-    settings = parse_settings(list(pairs))
-    return TrainingConfig(**{field: values[0] for field, values in settings.items()})
+    settings = dict(map(parse_setting, text.split(",")))
+    return TrainingConfig.parse({field: values[0] for field, values in settings.items()})

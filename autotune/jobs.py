@@ -22,6 +22,8 @@ class JobSpec(Message):
     """What the user and the Optuna study call it; unique in its database."""
     model: ModelSpec
     """What is trained."""
+    shape: dict[str, Any]
+    """Its sizes (`ModelShape`), so that a factory is measured once."""
     gpus: str
     """The inventory in the words it was asked for, such as `auto` or `2x8xH100-80GB`."""
     inventory: dict[str, Any]

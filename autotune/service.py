@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from autotune.errors import AutotuneError, BadInput, LeaseLost, NameInUse, NothingMeasured
+from autotune.errors import AutotuneError, BadInput, LeaseLost, NameInUse, NotHere, NothingMeasured
 from autotune.execution.executor import Executor, Layout
 from autotune.export import Target, write
-from autotune.hardware.inventory import Inventory, NodeGroup, parse_inventory
-from autotune.hardware.sizes import parse_ceiling
+from autotune.hardware.inventory import Inventory, NodeGroup
+from autotune.hardware.parse import parse_inventory
+from autotune.hardware.sizes import format_bytes, parse_size
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
 from autotune.models.resolve import resolve
 from autotune.models.shape import ModelShape
@@ -97,7 +98,7 @@ class Service:
     """Everything a user can ask for, on one database."""
 
     def __init__(self, storage_url: str, executors: "Mapping[str, ExecutorFactory] | None" = None) -> None:
-        """`executors`: what `--executor` can name, for those who bring their own. Raises StorageUnavailable."""
+        """`executors`: what `--executor` can name, in place of ours. Raises StorageUnavailable."""
         self._url = storage_url
         self._executors = EXECUTORS if executors is None else executors
         self._repository = Repository(storage_url)
@@ -113,6 +114,10 @@ class Service:
 
     def jobs(self) -> list[Job]:
         return self._repository.jobs()
+
+    def job(self, name: str) -> Job:
+        """Raises NoSuchJob naming the nearest."""
+        return self._repository.job(name)
 
     def submit(self, request: TuneRequest) -> Job:
         """Check a job from end to end and record it; nothing is recorded when anything is wrong.
@@ -154,7 +159,7 @@ class Service:
         return trial_rows(study.trials(), self._repository.measurements(job))
 
     def export(self, name: str, target_format: str, folder: Path) -> list[Path]:
-        """Write the recommendation in the files of another tool. Raises NothingMeasured where there is none."""
+        """Write the recommendation as files of another tool; raises NothingMeasured where there is none."""
         job = self._repository.job(name)
         recommendation = self.answer(name).recommendation
         if recommendation is None:
@@ -239,13 +244,20 @@ class Service:
             raise
         final = self._answer(job, problem, study)
         repository.save_recommendation(lease, final.to_dict())
-        study.set_note({"recommendation": final.recommendation and final.recommendation.model_dump(mode="json")})
+        study.set_note(
+            {"recommendation": final.recommendation and final.recommendation.model_dump(mode="json")}
+        )
         return final
 
     def _study(self, problem: Problem) -> SearchStudy:
         spec = problem.spec
         return SearchStudy(
-            optuna_storage(self._url), spec.name, problem.candidates, problem.baseline, spec.sampler, spec.seed
+            optuna_storage(self._url),
+            spec.name,
+            problem.candidates,
+            problem.baseline,
+            spec.sampler,
+            spec.seed,
         )
 
     def _answer(self, job: Job, problem: Problem, study: SearchStudy) -> Answer:
@@ -284,9 +296,16 @@ ExecutorFactory = Callable[[Layout, str | None], Executor]
 
 def _local_executor(layout: Layout, ray_address: str | None) -> Executor:
     from autotune.execution.local import LocalExecutor
-    from autotune.hardware.detect import visible_gpu_ids
+    from autotune.hardware.nvml import local_gpus
 
-    return LocalExecutor(layout, visible_gpu_ids() if layout.device == "cuda" else ())
+    gpu_ids = [gpu.uuid for gpu in local_gpus()] if layout.device == "cuda" else []
+    needed = layout.num_slots * layout.world_size
+    if layout.device == "cuda" and len(gpu_ids) < needed:
+        raise NotHere(
+            f"this machine has {len(gpu_ids)} of the {needed} GPUs of the inventory; use --gpus auto, "
+            "--executor ray with --ray-address, or `autotune plan` for a forecast without them"
+        )
+    return LocalExecutor(layout, gpu_ids)
 
 
 def _ray_executor(layout: Layout, ray_address: str | None) -> Executor:
@@ -323,9 +342,9 @@ def specify(request: TuneRequest) -> JobSpec:
             model=model.spec,
             shape=asdict(model.shape),
             gpus=request.gpus,
-            inventory=inventory.to_json(),
+            inventory=inventory.to_dict(),
             world_size=space.world_size or group.world_size,
-            ceiling_bytes=parse_ceiling(request.ceiling, group.gpu.memory_bytes),
+            ceiling_bytes=_ceiling_bytes(request.ceiling, group),
             headroom=request.headroom,
             space=space.model_dump(mode="json"),
             global_batch_size=request.global_batch_size,
@@ -336,7 +355,7 @@ def specify(request: TuneRequest) -> JobSpec:
             sampler=request.sampler,
             seed=request.seed,
             fresh=request.fresh,
-            executor=request.executor,  # type: ignore[arg-type]
+            executor=request.executor,
             ray_address=request.ray_address,
         )
     except ContractError as error:
@@ -349,7 +368,7 @@ def work_out(spec: JobSpec) -> Problem:
     Raises BadInput for a baseline that cannot run here, NothingFits where no candidate is left.
     """
     shape = ModelShape(**spec.shape)
-    group = Inventory.from_json(spec.inventory).group
+    group = Inventory.from_dict(spec.inventory).group
     space = SearchSpace.parse(spec.space)
     facts = Facts(
         world_size=spec.world_size,
@@ -389,6 +408,16 @@ def probe_request(problem: Problem, probe_id: str, config: TrainingConfig) -> Pr
         seed=problem.spec.seed,
         measurement=MeasurementPlan(),
     )
+
+
+def _ceiling_bytes(text: str | None, group: NodeGroup) -> int:
+    device_bytes = group.gpu.memory_bytes
+    ceiling_bytes = device_bytes if text is None else parse_size(text, device_bytes)
+    if ceiling_bytes > device_bytes:
+        raise BadInput(
+            f"--ceiling {text} is more than the {format_bytes(device_bytes)} that a {group.gpu.name} has"
+        )
+    return ceiling_bytes
 
 
 def _default_space(group: NodeGroup) -> str:

@@ -45,8 +45,8 @@ def describe(config: TrainingConfig) -> str:
     if config.offload != "none":
         words.append(f"offload {config.offload}")
     said = {
-        "sharding", "precision", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing",
-        "offload", "sequence_length",
+        "sharding", "precision", "micro_batch_size", "gradient_accumulation_steps", "sequence_length",
+        "activation_checkpointing", "offload",
     }  # fmt: skip
     for name in TrainingConfig.model_fields:
         value = getattr(config, name)
@@ -74,13 +74,17 @@ class PlainProgress:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, ProbeEnded):
-            name = f"trial {event.trial}" if not event.repeat else f"confirming {event.trial} ({event.repeat})"
+            name = (
+                f"trial {event.trial}" if not event.repeat else f"confirming {event.trial} ({event.repeat})"
+            )
             speed = event.result.tokens_per_second
             figure = f"{speed.median:,.0f} tokens/s" if speed else event.outcome.replace("_", " ")
             peak = f", peak {format_bytes(event.result.peak_bytes)}" if event.result.peak_bytes else ""
             self._print(f"{name}: {figure}{peak}  [{describe(event.config)}]")
         elif isinstance(event, Standing) and event.best is not None:
-            self._print(f"  best {event.best.tokens_per_second:,.0f} tokens/s, {event.trials_left} trials left")
+            self._print(
+                f"  best {event.best.tokens_per_second:,.0f} tokens/s, {event.trials_left} trials left"
+            )
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -188,7 +192,9 @@ def answer_view(answer: Answer) -> RenderableType:
             style="dim",
         )
     )
-    return Panel(Group(*parts), title=f"recommendation · {answer.job}", border_style="green" if chosen else "dim")
+    return Panel(
+        Group(*parts), title=f"recommendation · {answer.job}", border_style="green" if chosen else "dim"
+    )
 
 
 def _baseline(answer: Answer) -> str:
@@ -219,7 +225,9 @@ def _rows(title: str, rows: Sequence[Row]) -> Table:
 def trials_view(rows: Sequence[TrialRow]) -> Table:
     table = Table(box=None, header_style="bold")
     for column in ("trial", "outcome", "configuration", "tokens/s", "peak", "seconds", "reason"):
-        table.add_column(column, justify="right" if column in ("trial", "tokens/s", "peak", "seconds") else "left")
+        table.add_column(
+            column, justify="right" if column in ("trial", "tokens/s", "peak", "seconds") else "left"
+        )
     for row in rows:
         speed = row.tokens_per_second
         outcome = row.outcome.replace("_", " ") if row.outcome else row.state.lower()

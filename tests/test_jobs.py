@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ def fields(**changes: Any) -> dict[str, Any]:
     return {
         "name": "llama-8b.first_try",
         "model": {"name": "tiny", "hf_config": {"model_type": "llama"}},
+        "shape": {"num_layers": 2},
         "gpus": "H100:8",
         "inventory": {"groups": []},
         "world_size": 8,
@@ -76,11 +78,11 @@ class TestTransitions:
 
     def test_a_job_lives(self) -> None:
         life = ["queued", "running", "paused", "running", "failed", "running", "running", "finished"]
-        for old, new in zip(life, life[1:], strict=False):
+        for old, new in pairwise(life):
             check_transition(JobStatus(old), JobStatus(new))
 
     def test_says_what_may_follow(self) -> None:
-        with pytest.raises(BadInput, match="cannot become finished, only cancelled, failed, running$"):
+        with pytest.raises(BadInput, match=r"cannot become finished, only cancelled, failed, running$"):
             check_transition(JobStatus.QUEUED, JobStatus.FINISHED)
 
     def test_whatever_is_not_final_can_be_resumed_and_cancelled(self) -> None:

@@ -34,7 +34,7 @@ class TokenBatches:
         self._device = device
 
     def of_step(self, step: int) -> Sequence[Batch]:
-        """Make this replica's microbatches of one optimizer step: (micro-batch, length) tensors on the device."""
+        """Make this replica's microbatches of a step: (micro-batch, length) tensors on the device."""
         c = self._config
         return [
             self._microbatch(step * c.gradient_accumulation_steps + i)

@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import resource
 from pathlib import Path
 from typing import Protocol
 
@@ -11,10 +10,6 @@ import torch
 
 from trials.contract.capabilities import Feature
 from trials.contract.messages import DeviceKind, MemoryPeaks
-
-
-class CeilingTooLow(MemoryError):
-    """The ceiling is below what the process holds before any model is built."""
 
 
 class Device(Protocol):
@@ -29,7 +24,7 @@ class Device(Protocol):
     @property
     def driver(self) -> str | None: ...
     def enforce_ceiling(self, ceiling_bytes: int) -> None:
-        """Make allocations beyond the ceiling fail for real; raises CeilingTooLow."""
+        """Make allocations beyond the ceiling fail, where the device has an allocator that can."""
 
     def synchronise(self) -> None: ...
     def reset_peaks(self) -> None: ...
@@ -64,13 +59,7 @@ class CpuDevice:
         return None
 
     def enforce_ceiling(self, ceiling_bytes: int) -> None:
-        # RLIMIT_DATA bounds writable private memory, whether resident or not. What is resident now and
-        # is not such memory (libraries) is taken off, so that the resident set stays under the ceiling.
-        room = ceiling_bytes - _status_bytes("VmRSS")
-        if room <= 0:
-            raise CeilingTooLow(f"the interpreter alone holds {_status_bytes('VmRSS')} bytes")
-        limit = _status_bytes("VmData") + room
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        pass  # watched from outside (trials.ceiling)
 
     def synchronise(self) -> None:
         pass
@@ -122,9 +111,7 @@ class CudaDevice:
             return str(pynvml.nvmlSystemGetDriverVersion())
 
     def enforce_ceiling(self, ceiling_bytes: int) -> None:
-        room = ceiling_bytes - self._baseline_bytes
-        if room <= 0:
-            raise CeilingTooLow(f"the CUDA context alone holds {self._baseline_bytes} bytes")
+        room = max(0, ceiling_bytes - self._baseline_bytes)
         torch.cuda.set_per_process_memory_fraction(min(1.0, room / self._total_bytes), self.torch_device)
 
     def synchronise(self) -> None:

@@ -98,13 +98,8 @@ def measure(stepper: Stepper, plan: MeasurementPlan, on_step: Callable[[int], No
     while len(steps) < plan.max_steps:
         steps.append(stepper.step())
         on_step(len(steps))
-        if len(steps) < plan.min_steps:
-            # The few steps that an interval needs are taken even of slow configurations, unless a
-            # single one already eats the budget: then its figure is better than none.
-            if sum(steps) > 3 * plan.max_measure_s:
-                return
-            continue
-        if relative_half_width(median_interval(steps)) <= plan.relative_half_width:
+        if len(steps) >= plan.least_steps and sum(steps) >= plan.max_measure_s:
             return
-        if sum(steps) >= plan.max_measure_s:
+        narrow = relative_half_width(median_interval(steps)) <= plan.relative_half_width
+        if len(steps) >= plan.min_steps and narrow:
             return

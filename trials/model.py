@@ -60,16 +60,20 @@ def build(
 
 def model_class(hf_config: dict[str, Any]) -> tuple[Any, Any]:
     """Transformers' configuration object and causal-LM class for a configuration; imports, builds nothing."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
     fields = {**hf_config, "use_cache": False}
+    model_type = fields.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ModelUnusable(f"transformers knows no model_type {model_type!r}")
     try:
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        return config, AutoModelForCausalLM._model_mapping[type(config)]
-    except (KeyError, ValueError) as error:
-        raise ModelUnusable(
-            f"transformers has no causal language model of type {hf_config.get('model_type')!r}"
-        ) from error
+        config = AutoConfig.for_model(model_type, **fields)
+    except Exception as error:  # whatever its validation raises
+        words = " ".join(str(error).split())
+        raise ModelUnusable(f"transformers refuses this {model_type} configuration: {words}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ModelUnusable(f"transformers has no causal language model for model_type {model_type!r}")
+    return config, AutoModelForCausalLM._model_mapping[type(config)]
 
 
 def load_factory(spec: ModelSpec) -> Callable[[], object]:

@@ -7,13 +7,15 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from trials.ceiling import CHECK_S, CeilingReached, resident_bytes
 from trials.contract.messages import NodeShare, RankReport
 from trials.contract.outcome import Outcome, Phase
-from trials.processes import die_with_parent
+from trials.processes import die_with_parent, end_descendants, go_first_when_memory_ends
 
 GRACE_S = 3.0
 """After one rank has failed, its peers hang in a collective; they get this long to find out themselves."""
@@ -40,17 +42,23 @@ def run_ranks(
     """Fork one process per rank of `share` and return their reports, one for each.
 
     `folder` receives journals and logs. When the file descriptor `control` becomes readable, the probe is
-    cancelled. Every rank, and whatever it started in its process group, has ended when this returns.
+    cancelled. Every rank, and whatever it started, has ended when this returns; for that the caller adopts
+    orphans and has no children of its own.
     """
     deadline = time.monotonic() + share.request.deadline_s
     give_up = math.inf
+    watched_ceiling = share.request.ceiling_bytes if share.request.device == "cpu" else None
+    longest_wait_s = math.inf if watched_ceiling is None else CHECK_S
     ranks = [_fork(share, rank, folder, run_rank) for rank in share.ranks]
     try:
         while running := [r for r in ranks if r.status is None]:
             wait_s = max(0.0, min(deadline, give_up) - time.monotonic())
             watched = [r.pidfd for r in running] + ([] if control is None else [control])
-            ready = select.select(watched, [], [], wait_s)[0]
-            if any(_reap(r) and _report(r).outcome != Outcome.MEASURED for r in running if r.pidfd in ready):
+            ready = select.select(watched, [], [], min(wait_s, longest_wait_s))[0]
+            ended = [r for r in running if r.pidfd in ready and _reap(r)]
+            if watched_ceiling is not None:
+                ended += _end_beyond(watched_ceiling, running)
+            if any(_report(r).outcome != Outcome.MEASURED for r in ended):
                 give_up = min(give_up, time.monotonic() + GRACE_S)
             if control in ready:
                 _end(running, Outcome.INTERRUPTED, "cancelled")
@@ -61,6 +69,7 @@ def run_ranks(
         return [_report(r) for r in ranks]
     finally:
         _end(ranks, Outcome.INTERRUPTED, "the process that watches the ranks failed")
+        end_descendants()
         for r in ranks:
             os.close(r.pidfd)
 
@@ -72,16 +81,21 @@ def _fork(share: NodeShare, rank: int, folder: Path, run_rank: RunRank) -> _Rank
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
+        status = 1
         try:
             die_with_parent(parent)
+            go_first_when_memory_ends()
             os.setpgid(0, 0)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             _redirect_output(log)
             run_rank(share, rank, journal)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             # Past atexit handlers: CUDA's, DeepSpeed's and the parent's have nothing to do here and
             # some of them hang.
-            os._exit(0)
+            os._exit(status)
     return _Rank(rank, pid, os.pidfd_open(pid), journal, log)
 
 
@@ -105,11 +119,23 @@ def _reap(r: _Rank) -> bool:
 
 
 def _end(ranks: list[_Rank], outcome: Outcome, reason: str) -> None:
-    for r in ranks:
-        if r.status is None:
-            r.ended_by_us = (outcome, reason)
-            _kill_group(r.pid)
-            r.status = os.waitpid(r.pid, 0)[1]
+    running = [r for r in ranks if r.status is None]
+    for (
+        r
+    ) in running:  # all of them before waiting for one, lest the others find it gone and call that a crash
+        r.ended_by_us = (outcome, reason)
+        _kill_group(r.pid)
+    for r in running:
+        r.status = os.waitpid(r.pid, 0)[1]
+
+
+def _end_beyond(ceiling_bytes: int, ranks: list[_Rank]) -> list[_Rank]:
+    """End the ranks whose resident set is beyond the ceiling, and return them."""
+    held = {r.rank: resident_bytes(r.pid) for r in ranks if r.status is None}
+    beyond = [r for r in ranks if held.get(r.rank, 0) > ceiling_bytes]
+    for r in beyond:
+        _end([r], Outcome.OUT_OF_MEMORY, str(CeilingReached(held[r.rank], ceiling_bytes)))
+    return beyond
 
 
 def _kill_group(pid: int) -> None:

@@ -25,15 +25,31 @@ def needed_operators(request: ProbeRequest) -> tuple[str, ...]:
     return tuple(names)
 
 
+class OperatorUnavailable(Exception):
+    """An operator cannot be compiled on this machine; the message says which and why."""
+
+
 def load_operators(names: tuple[str, ...]) -> None:
-    """Compile what is not compiled yet (a minute each, once per machine), and load all of them."""
+    """Compile what is not compiled yet (a minute each, once per machine), and load all of them.
+
+    Raises OperatorUnavailable.
+    """
+    if not names:
+        return
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
 
     deepspeed.ops.__compatible_ops__  # noqa: B018  # found out on first access, by running a compiler
     for name in names:
-        with _sole_builder():
-            get_accelerator().create_op_builder(name).load(verbose=False)
+        try:
+            with _sole_builder():
+                get_accelerator().create_op_builder(name).load(verbose=False)
+        except Exception as error:  # of the compiler, the linker, the loader
+            words = (str(error).strip() or type(error).__name__).splitlines()
+            operator = name.removesuffix("Builder")
+            raise OperatorUnavailable(
+                f"DeepSpeed's {operator} cannot be compiled on this machine: {words[0][:200]}"
+            ) from error
 
 
 @contextmanager

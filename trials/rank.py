@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from trials.ceiling import CeilingReached
 from trials.contract.capabilities import ENGINE_OF_SHARDING, refusal
 from trials.contract.constants import PROTOCOL_VERSION
 from trials.contract.messages import NodeShare, ProbeRequest, RankReport, Versions
@@ -87,6 +88,7 @@ class _RankProbe:
         device = self._device = open_device(request.device, local_rank)
         if why := refusal(request.config, device.features):
             raise EngineRefusal(why)
+        self._check_ceiling(device)
         if request.ceiling_bytes is not None:
             device.enforce_ceiling(request.ceiling_bytes)
         with _process_group(self._share, self._rank, local_rank, device):
@@ -104,15 +106,25 @@ class _RankProbe:
                 engine, batches, device, scaled=request.config.precision == "fp16"
             )
 
+            self._check_ceiling(device)
+
             journal.enter(Phase.WARM_UP)
             device.reset_peaks()
             warm_up(stepper, request.measurement)
+            self._check_ceiling(device)
 
             journal.enter(Phase.MEASURE)
             measure(stepper, request.measurement, journal.step)
+            self._check_ceiling(device)
             self._throttled = device.throttled()
             journal.enter(Phase.DONE)
             return self.report(Outcome.MEASURED)
+
+    def _check_ceiling(self, device: Device) -> None:
+        """Hold the peak against the ceiling, which counts more than what an allocator can refuse."""
+        ceiling_bytes = self._request.ceiling_bytes
+        if ceiling_bytes is not None and (held := device.peaks().device_bytes) > ceiling_bytes:
+            raise CeilingReached(held, ceiling_bytes)
 
     def report(self, outcome: Outcome, error: BaseException | None = None) -> RankReport:
         measurement = self._stepper.measurement if self._stepper else None

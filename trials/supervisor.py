@@ -11,9 +11,7 @@ import signal
 import subprocess
 import sys
 
-import psutil
-
-from trials.processes import adopt_orphans
+from trials.processes import adopt_orphans, end_descendants
 
 
 def main() -> int:
@@ -35,18 +33,6 @@ def main() -> int:
     finally:
         end_descendants()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def end_descendants() -> None:
-    """Kill until there is none left: the killed leave orphans, which come to us."""
-    this = psutil.Process()
-    while alive := [p for p in this.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]:
-        for process in alive:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(alive, timeout=1.0)
 
 
 if __name__ == "__main__":

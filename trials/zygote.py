@@ -11,39 +11,47 @@ import os
 import sys
 from pathlib import Path
 
-from trials.contract.capabilities import ENGINE_OF_SHARDING
 from trials.contract.messages import DeviceKind, NodeShare, ProbeRequest, RankReport
-from trials.operators import load_operators, needed_operators
-from trials.processes import die_with_parent
+from trials.contract.outcome import Outcome, Phase
+from trials.operators import OperatorUnavailable, load_operators, needed_operators
+from trials.processes import adopt_orphans, die_with_parent
+
+IMPORTED_AHEAD = (
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "transformers",
+    # Also for probes of other engines: the ranks inherit these pages, and what a probe of one
+    # configuration holds must not depend on which ones were probed before it.
+    "deepspeed",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # which DeepSpeed imports with its first optimizer
+    "trials.rank",
+)
 
 
 class Zygote:
-    """Imports once, forks often. It never runs an operator and never touches CUDA itself."""
+    """Imports once, forks often. It never runs an operator and never touches CUDA itself.
+
+    What its ranks leave behind comes to it, so it belongs in a process without other children.
+    """
 
     def __init__(self, device: DeviceKind) -> None:
+        adopt_orphans()
         os.environ["DS_ACCELERATOR"] = device
-        for module in ("torch.distributed.fsdp", "torch.distributed.tensor", "trials.rank"):
+        for module in IMPORTED_AHEAD:
             importlib.import_module(module)
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
 
     def prepare(self, request: ProbeRequest) -> None:
-        """Import what this probe's ranks will, so that they find it imported.
-
-        Failures are left for the ranks to meet again and report.
-        """
+        """Import and compile what this probe's ranks will use. Raises OperatorUnavailable."""
         import torch
 
-        if ENGINE_OF_SHARDING[request.config.sharding] == "zero":
-            importlib.import_module("deepspeed")
-            # Imported by DeepSpeed with its first optimizer, for a second and a half.
-            importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-            load_operators(needed_operators(request))
+        load_operators(needed_operators(request))
         if request.model.hf_config is not None:
             from trials.model import ModelUnusable, model_class
 
-            with contextlib.suppress(ModelUnusable):
+            with contextlib.suppress(ModelUnusable):  # the ranks meet it again, and report it
                 model_class(request.model.hf_config)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             raise RuntimeError("CUDA was initialised in the process that forks: no rank could use it")
@@ -53,7 +61,13 @@ class Zygote:
         from trials.node import run_ranks
         from trials.rank import run_rank
 
-        self.prepare(share.request)
+        try:
+            self.prepare(share.request)
+        except OperatorUnavailable as error:
+            return [
+                RankReport(rank=rank, outcome=Outcome.INVALID, phase=Phase.START, reason=str(error))
+                for rank in share.ranks
+            ]
         return run_ranks(share, folder, run_rank, control)
 
 
@@ -64,9 +78,8 @@ def main() -> None:
     # Answers have a pipe of their own: whatever a library prints goes to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    requests = _Lines(0)
     zygote = Zygote("cuda" if device == "cuda" else "cpu")
-    while line := requests.next():
+    while line := _read_line(0):
         if line == "cancel":  # of a probe that had just ended
             continue
         request = json.loads(line)
@@ -74,21 +87,14 @@ def main() -> None:
         print(json.dumps([r.model_dump(mode="json") for r in reports]), file=answers, flush=True)
 
 
-class _Lines:
-    """Lines of a file descriptor, read no further than needed: what is unread stays visible to select."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._rest = b""
-
-    def next(self) -> str | None:
-        while b"\n" not in self._rest:
-            chunk = os.read(self._descriptor, 65536)
-            if not chunk:
-                return None
-            self._rest += chunk
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
+def _read_line(descriptor: int) -> str | None:
+    """Read up to a newline and not a byte further, so that select still sees what comes next."""
+    line = bytearray()
+    while byte := os.read(descriptor, 1):
+        if byte == b"\n":
+            return line.decode()
+        line += byte
+    return None
 
 
 if __name__ == "__main__":

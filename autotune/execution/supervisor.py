@@ -24,8 +24,8 @@ PREPARATION_S = 600.0
 """Imports, and operators that DeepSpeed compiles once per machine (one to two minutes each)."""
 
 PASSED_ON = (
-    "HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TMPDIR", "TZ", "USER",
-    "VIRTUAL_ENV", "XDG_CACHE_HOME",
+    "HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TMPDIR", "TZ",
+    "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME",
 )  # fmt: skip
 PASSED_ON_PREFIXES = ("CUDA_", "GLOO_", "LC_", "NCCL_", "NVIDIA_", "TORCH_", "TORCHINDUCTOR_", "TRITON_")
 """A probe's environment is what is named here and nothing else; credentials stay with the driver."""

@@ -24,31 +24,29 @@ class Communication:
 
 
 def communication(case: Case, stage: Stage, held: Parameters, compute: MicroStep) -> Communication:
+    """What each microbatch waits for, and what the last one and the update add to it."""
+    gathers = case.is_fsdp | case.is_zero3
+    scatters = gathers | case.has("sharding", "zero2")
+    gather = gathers * _shard_ring(case, case.bytes.compute * held.total)
+    scatter = scatters * _shard_ring(case, case.bytes.reduced * held.trainable)
+    in_backward = _exposed(case, gather + scatter, compute.backward)
+    # The last backward hides both its own collectives and the reduction of the step.
+    in_last_backward = _exposed(case, gather + scatter + _reduction(case, held), compute.backward)
+    updated = case.has("sharding", "zero1", "zero2") * _shard_ring(case, case.bytes.weights * held.trainable)
     return Communication(
-        per_microbatch=_sharding_per_microbatch(case, held, compute) + _model_parallel(case, stage),
-        per_step=_sharding_per_step(case, held, compute),
+        per_microbatch=_exposed(case, gather, compute.forward) + in_backward + _model_parallel(case, stage),
+        per_step=in_last_backward - in_backward + updated,
     )
 
 
-def _sharding_per_microbatch(case: Case, held: Parameters, compute: MicroStep) -> Floats:
-    """Parameters gathered for forward and backward, gradients scattered as they come."""
-    gathers = case.is_fsdp | case.is_zero3
-    gather = gathers * _shard_ring(case, case.bytes.compute * held.total)
-    scatters = gathers | case.has("sharding", "zero2")
-    scatter = scatters * _shard_ring(case, case.bytes.reduced * held.trainable)
-    return _exposed(case, gather, compute.forward) + _exposed(case, gather + scatter, compute.backward)
-
-
-def _sharding_per_step(case: Case, held: Parameters, compute: MicroStep) -> Floats:
-    """Gradients that are reduced once a step, and updated parameters gathered after it."""
+def _reduction(case: Case, held: Parameters) -> Floats:
+    """Gradients that are reduced once a step; under hsdp among the copies of a shard on other nodes."""
     gradients = case.bytes.reduced * held.trainable
-    reduces = case.is_ddp * 2.0 + case.has("sharding", "zero1") * 1.0
-    reduce = reduces * _ring(case, case.peers, gradients, _crosses_nodes(case, case.peers))
-    # hsdp: each shard is reduced among its copies on the other nodes.
-    replicas = case.peers / case.shards
-    reduce = reduce + case.is_hsdp * 2.0 * _ring(case, replicas, gradients / case.shards, replicas > 1)
-    updated = case.has("sharding", "zero1", "zero2") * _shard_ring(case, case.bytes.weights * held.trainable)
-    return _exposed(case, reduce, compute.backward) + updated
+    rings = case.is_ddp * 2.0 + case.has("sharding", "zero1") * 1.0
+    among_peers = rings * _ring(case, case.peers, gradients, _crosses_nodes(case, case.peers))
+    nodes = case.peers / case.shards
+    among_nodes = case.is_hsdp * 2.0 * _ring(case, nodes, gradients / case.shards, nodes > 1)
+    return among_peers + among_nodes
 
 
 def _model_parallel(case: Case, stage: Stage) -> Floats:

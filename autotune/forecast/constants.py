@@ -55,7 +55,7 @@ class ForecastConstants:
     matmul_efficiency: float = 0.7
     """Share of the dense peak that large matmuls reach. Between the 0.95 of an A100 (Calculon) and the half
     that torchtitan's 8B rows on 500 W H100s come out at (benchmarks/llama3_h100_202412). Reasoned."""
-    attention_efficiency: float = 0.35
+    attention_efficiency: float = 0.3
     """The same for fused attention, forward and backward. Reasoned."""
     memory_efficiency: float = 0.85
     """Share of the memory bandwidth that elementwise kernels reach: 0.9 to 0.75 (Calculon). Read."""

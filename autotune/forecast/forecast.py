@@ -41,6 +41,17 @@ class Forecast:
     def __len__(self) -> int:
         return len(self.peak_bytes)
 
+    def select(self, rows: NDArray[np.bool_]) -> "Forecast":
+        """The rows of a mask of shape (n,)."""
+        return Forecast(
+            parts={name: part[rows] for name, part in self.parts.items()},
+            peak_bytes=self.peak_bytes[rows],
+            reserved_bytes=self.reserved_bytes[rows],
+            step_s=self.step_s[rows],
+            tokens_per_second=self.tokens_per_second[rows],
+            mfu=None if self.mfu is None else self.mfu[rows],
+        )
+
     @property
     def device_bytes(self) -> Bytes:
         """What the ceiling counts, and a probe measures: the allocator's holdings and what lies outside."""

@@ -84,9 +84,9 @@ def _fixed(case: Case) -> Floats:
 def _reserved(case: Case, stage: Stage, held: Parameters, allocated: Floats, gradients: Floats) -> Floats:
     """What the allocator holds when tensors take `allocated`, `gradients` of them.
 
-    On CUDA, FSDP2's collectives allocate in streams of their own, whose freed blocks the main stream cannot use:
-    beside its peak stand the pool of the all-gathers, that of the reduce-scatters, which has the
-    gradients, and the hole that the freed logits leave.
+    On CUDA, FSDP2's collectives allocate in streams of their own, whose freed blocks the main stream
+    cannot use: beside its peak stand the pool of the all-gathers, that of the reduce-scatters, which has
+    the gradients, and the hole that the freed logits leave.
     """
     held_back = allocated * case.constants.reserved_over_allocated
     if not case.on_cuda:

@@ -28,11 +28,13 @@ def phases(case: Case, stage: Stage, held: Parameters, state: States, acts: Acti
     saved = waiting + layers + kept
     final_norm = acts.final_norm * stage.has_loss
 
-    # DDP's buckets are allocated once, and gradients are views into them.
+    # DDP's buckets are allocated once, and gradients are views into them; else they appear as the backward
+    # comes to them, and go with the optimizer step.
     persist = (case.accumulation > 1) | (case.is_ddp & (case.peers > 1))
     before = state.gradients * persist
     head = np.where(case.is_lora, 0.0, held.vocabulary * stage.has_loss)
-    with_head = before + case.bytes.gradients * head * ~(persist | shards_gradients(case))
+    appear = ~(persist | shards_gradients(case)) * case.bytes.gradients
+    but_first_layer = appear * (held.trainable_unit * (stage.layers - 1) + head)
 
     loss_forward, loss_backward = _loss(case, stage)
     gathered_in_loss, gathered_in_layer, gathered_at_end = _gathered(case, held, head)
@@ -44,12 +46,12 @@ def phases(case: Case, stage: Stage, held: Parameters, state: States, acts: Acti
         Phase(before, saved + cached + final_norm, loss_forward + gathered_in_loss),
         Phase(before, saved + final_norm, loss_backward + gathered_in_loss + bucket),
         Phase(
-            with_head,
+            before + appear * head,
             saved + acts.recomputed,
             np.maximum(layer, head_norm * stage.has_loss) + gathered_in_layer + bucket,
         ),
         Phase(
-            state.gradients,
+            np.where(appear > 0, but_first_layer, state.gradients),
             waiting + acts.saved + kept / stage.layers + acts.recomputed,
             layer + gathered_in_layer + bucket,
         ),

@@ -7,8 +7,10 @@ from autotune.models.shape import ModelShape
 
 @dataclass(frozen=True)
 class Sizes:
-    body: float
-    """Outside the vocabulary matrices."""
+    layer: float
+    """One layer; the mean, where layers differ."""
+    other: float
+    """In neither a layer nor a vocabulary matrix."""
     vocabulary: float
     """One vocabulary matrix."""
     matrices: int
@@ -27,8 +29,10 @@ class Sizes:
         attention = 2 * h * q + 2 * h * k
         router = h * shape.num_experts if shape.num_experts > 1 else 0
         matrices = 1 if shape.tied_embeddings else 2
+        ends = matrices * shape.embedding_parameters + shape.other_parameters
         return cls(
-            body=shape.num_parameters - matrices * shape.embedding_parameters,
+            layer=(shape.num_parameters - ends) / shape.num_layers,
+            other=shape.other_parameters,
             vocabulary=shape.embedding_parameters,
             matrices=matrices,
             linear=attention + router + projections * h * f * shape.num_experts,

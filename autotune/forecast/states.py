@@ -55,9 +55,9 @@ class Parameters:
 
 def parameters(case: Case, stage: Stage) -> Parameters:
     sizes = case.sizes
-    unit = sizes.body / case.shape.num_layers / case.tensor
+    unit = sizes.layer / case.tensor
     vocabulary = sizes.vocabulary / case.tensor
-    root = stage.matrices * vocabulary
+    root = stage.matrices * vocabulary + sizes.other
     adapter = sizes.adapter * case.count("lora_rank") / case.tensor
     trainable_unit = np.where(case.is_lora, adapter, unit)
     trainable_root = np.where(case.is_lora, 0.0, root)

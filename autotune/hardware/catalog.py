@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -31,12 +32,17 @@ def entries() -> tuple[Entry, ...]:
 
 
 def find(name: str) -> Entry:
-    """The row of a name or alias, whatever its case, brand and punctuation; raise BadInput naming the nearest."""
+    """The row of a name or alias; case, brand and punctuation do not matter.
+
+    Raises BadInput naming the nearest where there is none.
+    """
     row = _row_by_name().get(_plain(name))
     if row is None:
-        known = [row["name"] for row in _rows()]
+        shown, names = name[:80], [row["name"] for row in _rows()]
+        aliases = [alias for row in _rows() for alias in row["aliases"]]
+        close = get_close_matches(shown.upper(), [*names, *aliases], n=1)
         raise BadInput(
-            f"no GPU called {name[:80]!r} is known{nearest(name[:80].upper(), known)}; one that is not in the"
+            f"no GPU called {shown!r} is known{nearest(shown, close or names)}; one that is not in the"
             " catalogue can be described in an inventory file"
         )
     return _entry(row)

@@ -1,8 +1,9 @@
 """The CPU as a device kind: one rank is one core with its part of the memory."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -14,9 +15,14 @@ MIN_RANK_BYTES = 2 * 2**30
 # What one core does, by the widest instructions it has. The figures with AVX-512 and AMX are measured (torch
 # 2.13, one thread of a 2.6 GHz Xeon: 1024² matmuls; a copy of 512 MiB; gloo all-reduce of 64 MiB between two
 # ranks); the others are scaled from them by width. Rough constants until the first probe calibrates them.
-FP32_TFLOPS = (("avx512f", 0.18), ("avx2", 0.09), ("", 0.03))
-BF16_TFLOPS = (("amx_bf16", 1.25), ("avx512_bf16", 0.36), ("", 0.03))
-FP16_TFLOPS = (("avx512_fp16", 0.17), ("", 0.03))
+TFLOPS: Mapping[str, tuple[tuple[str, float], ...]] = MappingProxyType(
+    {
+        "fp32": (("avx512f", 0.18), ("avx2", 0.09), ("", 0.03)),
+        "bf16": (("amx_bf16", 1.25), ("avx512_bf16", 0.36), ("", 0.03)),
+        "fp16": (("avx512_fp16", 0.17), ("", 0.03)),
+    }
+)
+"""Precision → (instruction set, rate), the first that the core has."""
 BANDWIDTH_GB_PER_S = 13.5
 LINK_GB_PER_S = 1.45
 NETWORK_GB_PER_S = 1.25
@@ -32,7 +38,7 @@ def cpu_memory_bytes(root: Path = Path("/")) -> int:
 
 def cpu_cores(root: Path = Path("/")) -> int:
     """Cores that this process may use: its affinity, less where its cgroups have a quota."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for value in _cgroup_values(root, "cpu", "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"):
         quota, _, period = value.partition(" ")
         if quota.isdecimal() and period.isdecimal():
@@ -56,14 +62,13 @@ def cpu_group(num_nodes: int = 1, ranks_per_node: int | None = None) -> NodeGrou
 def cpu_device(memory_bytes: int) -> Gpu:
     """One rank with `memory_bytes` on a core like this machine's."""
     flags = cpu_flags()
-    rates = {"fp32": FP32_TFLOPS, "bf16": BF16_TFLOPS, "fp16": FP16_TFLOPS}
     return Gpu(
         name="CPU",
         kind="cpu",
         memory_bytes=memory_bytes,
         tflops={
             precision: next(rate for flag, rate in table if not flag or flag in flags)
-            for precision, table in rates.items()
+            for precision, table in TFLOPS.items()
         },
         bandwidth_gb_per_s=BANDWIDTH_GB_PER_S,
         link_gb_per_s=LINK_GB_PER_S,
@@ -92,9 +97,9 @@ def _cgroup_values(root: Path, controller: str, v2_file: str, *v1_files: str) ->
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            mount, files = root / "sys/fs/cgroup", (v2_file,)
+            mount, files = root / "sys/fs/cgroup", [v2_file]
         elif controller in controllers.split(","):
-            mount, files = root / "sys/fs/cgroup" / controller, v1_files
+            mount, files = root / "sys/fs/cgroup" / controller, list(v1_files)
         else:
             continue
         group = mount / path.lstrip("/")

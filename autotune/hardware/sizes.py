@@ -42,3 +42,21 @@ def parse_size(text: str, total_bytes: int | None = None) -> int:
     if not 0 < size <= MAX_BYTES:
         raise BadInput(f"{text!r} is not a size that a device can have")
     return size
+
+
+def parse_share(text: str, what: str) -> float:
+    """A share such as `5%` or `0.05`, from 0 to less than 1; raises BadInput naming `what` it is of."""
+    number = text.strip()
+    try:
+        share = float(number[:-1]) / 100 if number.endswith("%") else float(number)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise BadInput(f"{what} {text!r} is not a share; write it as 5% or 0.05, below 100%")
+    return share
+
+
+def format_bytes(size: int) -> str:
+    """Bytes for people: `1.07 GiB`, and `512 MiB` where GiB would be less than one."""
+    gib = size / 2**30
+    return f"{gib:,.2f} GiB" if gib >= 1 else f"{size / 2**20:,.0f} MiB"

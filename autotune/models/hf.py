@@ -155,11 +155,13 @@ class _Cleaning:
 
     def _check_size(self, path: tuple[str, ...], value: Any) -> None:
         bound = next((bound for bound in BOUNDS if bound.keys.fullmatch(path[-1])), None)
-        if bound is None or value is None or isinstance(value, Mapping):
+        if bound is None or isinstance(value, Mapping):
             return
         strict = bound is not BOUNDS[-1]  # the last row is about names that only may be sizes
-        for item in value if isinstance(value, list) else [value]:
+        for item in value if isinstance(value, list) else [value]:  # a list holds a size for each layer
             whole = isinstance(item, int) and not isinstance(item, bool)
+            if item is None:
+                continue
             if (strict and not whole) or (whole and not bound.low <= item <= bound.high):
                 raise BadInput(
                     f"{'.'.join(path)} in {self.source} must be a whole number"

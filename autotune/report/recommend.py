@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 from autotune.jobs import Job
 from autotune.report.answer import Answer, Baseline, Evidence, Recommendation, Row, Spent
 from autotune.search.candidates import Candidates
@@ -146,5 +145,3 @@ def _mfu(facts: Facts, contender: Contender) -> float | None:
     if index is None or forecast.mfu is None:
         return None
     return float(forecast.mfu[index] * contender.tokens_per_second.median / forecast.tokens_per_second[index])
-
-

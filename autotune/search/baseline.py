@@ -45,4 +45,5 @@ def default_baseline(candidates: Candidates) -> TrainingConfig:
 
 
 def _largest(values: NDArray[np.int64], among: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return among & (values == values[among].max())
+    largest: NDArray[np.bool_] = values == values[among].max()
+    return among & largest

@@ -192,5 +192,3 @@ def _interrupted(number: int) -> ProbeResult:
         phase=Phase.START,
         reason="the driver ended while this probe ran",
     )
-
-

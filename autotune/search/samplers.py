@@ -117,8 +117,8 @@ class StockSampler(CandidateSampler):
         for _ in range(1 if self._snap else MAX_DRAWS):
             drawn = self._draw(study, trial)
             index = self.index(drawn)
-            if index in free:
-                return int(index)
+            if index is not None and index in free:
+                return index
         if self._snap:
             distance = (self._codes[remaining] != self.encoding.row(drawn)).sum(axis=1)
             return int(remaining[np.argmin(distance)])

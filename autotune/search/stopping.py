@@ -28,7 +28,9 @@ class Budget:
 
 def why_hopeless(history: Sequence[TrialRecord]) -> str | None:
     """A sentence when so many probes in a row came to nothing that more would too; else None."""
-    ended = [t for t in history if t.outcome is not None and t.state in (TrialState.COMPLETE, TrialState.FAIL)]
+    ended = [
+        t for t in history if t.outcome is not None and t.state in (TrialState.COMPLETE, TrialState.FAIL)
+    ]
     last = ended[-MAX_FAILURES_IN_A_ROW:]
     if len(last) < MAX_FAILURES_IN_A_ROW or any(t.outcome and VERDICTS[t.outcome].counts for t in last):
         return None

@@ -72,7 +72,6 @@ class SearchStudy:
         self._study: Study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", sampler=self._sampler, load_if_exists=True
         )
-        self._study.set_metric_names(["tokens/s"])
 
     def trials(self) -> list[TrialRecord]:
         """Every trial so far, by number."""

@@ -97,8 +97,14 @@ def test_absurd_sizes_are_refused(sizes):
 
 
 def test_sensible_sizes_and_nulls_pass():
-    sizes = {"num_hidden_layers": 126, "num_key_value_heads": None, "num_local_experts": 0,
-             "per_layer_heads": [1, 2], "eos_token_id": [1, 2], "pad_token_id": -1}  # fmt: skip
+    sizes = {
+        "num_hidden_layers": 126,
+        "num_key_value_heads": None,
+        "num_local_experts": 0,
+        "n_heads": [None, 4],
+        "eos_token_id": [1, 2],
+        "pad_token_id": -1,
+    }
     assert clean(LLAMA | sizes, "config.json").config.items() >= sizes.items()
 
 

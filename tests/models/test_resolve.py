@@ -79,11 +79,11 @@ def test_a_model_no_machine_holds_is_a_slip(tmp_path):
 def test_importing_and_resolving_a_preset_is_quick_and_needs_no_torch():
     code = """
         import sys, time
-        begun = time.perf_counter()
+        begun = time.process_time()
         from autotune.models.resolve import resolve
         resolve("llama-3.1-405b")
         assert not {"torch", "transformers", "ray", "optuna", "sqlalchemy"} & set(sys.modules)
-        print(time.perf_counter() - begun)
+        print(time.process_time() - begun)
     """
     runs = [
         float(
@@ -181,8 +181,11 @@ def test_a_build_that_hangs_is_ended_with_all_it_started(tmp_path):
         time.sleep(600)
         """,
     )
-    with pytest.raises(BadInput, match="took more than 6 s"):
-        describe(spec, deadline_s=6)
+    for deadline_s in (4, 8, 16, 32):  # long enough, on a busy machine, for the build to have begun
+        with pytest.raises(BadInput, match=f"took more than {deadline_s} s"):
+            describe(spec, deadline_s)
+        if (tmp_path / "pid").exists():
+            break
     status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
     for _ in range(50):
         if not status.exists() or status.read_text().split()[2] == "Z":

@@ -1,28 +1,15 @@
-"""What the storage tests share: a database of each kind, a clock that stands still, a job to record."""
+"""What the storage tests share: a database of each kind, opened, and a job to record."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from storage_support import Clock, Crew
 
 from autotune.jobs import JobSpec
 from autotune.storage.repository import Repository
 from trials.contract.messages import ModelSpec
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -32,6 +19,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'autotune.db'}"
     fresh: str = request.getfixturevalue("fresh_postgresql_url")
     return fresh
+
+
+@pytest.fixture(scope="session")
+def at_once() -> Iterator[Crew]:
+    crew = Crew()
+    yield crew
+    crew.dismiss()
 
 
 @pytest.fixture
@@ -50,6 +44,7 @@ def make_spec() -> Callable[..., JobSpec]:
     def make(name: str = "tiny", **fields: Any) -> JobSpec:
         required = {
             "model": ModelSpec(name="tiny", hf_config={"model_type": "llama", "hidden_size": 64}),
+            "shape": {"num_layers": 2},
             "gpus": "cpu:2",
             "inventory": {"groups": [{"num_nodes": 1, "gpus_per_node": 2}]},
             "world_size": 2,

@@ -4,13 +4,12 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy
-from at_once import at_once
 from sqlalchemy import exc, make_url, text
+from storage_support import Crew
 
 from autotune.errors import StorageUnavailable
 from autotune.storage.backend import parse_url
@@ -252,8 +251,8 @@ def _open_both(url: str) -> list[str]:
         return [job.name for job in repository.jobs()]
 
 
-def test_a_new_database_is_opened_by_several_at_once(url: str) -> None:
-    assert at_once(_open_both, [(url,)] * 4) == [[]] * 4
+def test_a_new_database_is_opened_by_several_at_once(url: str, at_once: Crew) -> None:
+    assert at_once(_open_both, url) == [[]] * 4
     study = optuna.load_study(study_name="shared", storage=optuna_storage(url))
     assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
 
@@ -263,7 +262,7 @@ def _ask(url: str) -> list[tuple[int, int]]:
     study = optuna.load_study(
         study_name="shared", storage=optuna_storage(url), sampler=optuna.samplers.RandomSampler()
     )
-    asked = []
+    asked: list[tuple[int, int]] = []
     while True:
         trial = study.ask()
         choice = trial.suggest_int("choice", -1, 39)
@@ -274,11 +273,11 @@ def _ask(url: str) -> list[tuple[int, int]]:
         study.tell(trial, float(choice))
 
 
-def test_no_enqueued_trial_is_asked_twice(url: str) -> None:
+def test_no_enqueued_trial_is_asked_twice(url: str, at_once: Crew) -> None:
     study = optuna.create_study(storage=optuna_storage(url), study_name="shared")
     for choice in range(40):
         study.enqueue_trial({"choice": choice}, user_attrs={"candidate": True})
-    asked: list[Any] = sum(at_once(_ask, [(url,)] * 4), [])
+    asked = [each for answer in at_once(_ask, url) for each in answer]
     assert sorted(asked) == [(choice, choice) for choice in range(40)]
 
 

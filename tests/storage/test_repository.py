@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from at_once import at_once
-from conftest import Clock
 from sqlalchemy import make_url, text
+from storage_support import Clock, Crew
 
 from autotune.errors import BadInput, LeaseLost, NameInUse, NoSuchJob, StorageUnavailable
 from autotune.jobs import Job, JobSpec, JobStatus
@@ -137,10 +136,8 @@ class TestLease:
     def test_one_driver(self, repository: Repository, job: Job, lease: Lease, clock: Clock) -> None:
         assert lease.expires_at == clock.now + timedelta(seconds=TTL_S)
         for owner in (ELSEWHERE, Owner.current()):
-            with pytest.raises(
-                LeaseLost,
-                match=rf"driven by process {os.getpid()} on \S+ until 2026-01-02 03:04:35 UTC or longer; stop",
-            ):
+            words = rf"driven by process {os.getpid()} on \S+ until 2026-01-02 03:04:35 UTC or longer; stop"
+            with pytest.raises(LeaseLost, match=words):
                 repository.acquire_lease(job, owner, TTL_S)
         assert repository.job(job.name).driver == str(Owner.current())
 
@@ -213,10 +210,10 @@ class TestLease:
             assert repository.job(job.name).driver is None
             assert repository.acquire_lease(job, Owner.current(), TTL_S).token == 2
 
-    def test_of_many_processes_one_wins(self, url: str, make_spec: MakeSpec) -> None:
+    def test_of_many_processes_one_wins(self, url: str, make_spec: MakeSpec, at_once: Crew) -> None:
         with Repository(url) as repository:
             names = [repository.create_job(make_spec(f"job{number}")).name for number in range(8)]
-        answers = at_once(_acquire_each, [(url, names)] * 4)
+        answers = at_once(_acquire_each, url, names)
         for number in range(len(names)):
             assert sorted(answer[number] for answer in answers) == [False, False, False, True]
 
@@ -330,24 +327,35 @@ def test_spent_adds_up(url: str, repository: Repository, job: Job, lease: Lease)
     assert repository.job(job.name).spent_s == 4.0
 
 
-def test_passwords_are_not_in_messages_of_a_repository_that_lost_its_server(
-    fresh_postgresql_url: str, make_spec: MakeSpec
-) -> None:
-    address = make_url(fresh_postgresql_url)
-    url = address.set(password="correct-horse").render_as_string(hide_password=False)
-    assert "correct-horse" in url
-    with Repository(url) as repository:
-        with create_engine(fresh_postgresql_url).begin() as connection:
-            connection.execute(text(f'ALTER DATABASE "{address.database}" ALLOW_CONNECTIONS false'))
-            connection.execute(
-                text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
-            )
-        with pytest.raises(StorageUnavailable, match="not currently accepting connections") as lost:
-            repository.create_job(make_spec())
-    assert "correct-horse" not in str(lost.value)
+class TestLostServer:
+    def test_connections_that_broke_while_idle_are_made_again(
+        self, fresh_postgresql_url: str, make_spec: MakeSpec
+    ) -> None:
+        with Repository(fresh_postgresql_url) as repository:
+            job = repository.create_job(make_spec())
+            _end_connections(fresh_postgresql_url, make_url(fresh_postgresql_url).database)
+            assert repository.jobs() == [job]
+
+    def test_message_has_no_password(
+        self, postgresql_url: str, fresh_postgresql_url: str, make_spec: MakeSpec
+    ) -> None:
+        url = make_url(fresh_postgresql_url).set(password="correct-horse")
+        with Repository(url.render_as_string(hide_password=False)) as repository:
+            with create_engine(postgresql_url).begin() as connection:
+                connection.execute(text(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS false'))
+            _end_connections(postgresql_url, url.database)
+            with pytest.raises(StorageUnavailable, match="not currently accepting connections") as lost:
+                repository.create_job(make_spec())
+        assert "correct-horse" not in str(lost.value)
+
+
+def _end_connections(url: str, database: str | None) -> None:
+    query = text(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE datname = :database AND pid <> pg_backend_pid()"
+    )
+    with create_engine(url).begin() as connection:
+        assert connection.execute(query, {"database": database}).scalars().all() == [True]
 
 
 def test_a_folder_that_vanishes(tmp_path: Path, make_spec: MakeSpec) -> None:

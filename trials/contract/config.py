@@ -25,7 +25,7 @@ class TrainingConfig(Message):
     """One configuration. Every field has a default, so a part of it reads as JSON too."""
 
     micro_batch_size: Count = 1
-    """Sequences in one forward of one data-parallel replica; with pipeline stages, one pipeline microbatch."""
+    """Sequences in one forward of one replica; with pipeline stages, of one pipeline microbatch."""
 
     gradient_accumulation_steps: Count = 1
     """Forwards per optimizer step; derived from the global batch, never searched."""

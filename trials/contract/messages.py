@@ -51,10 +51,12 @@ class MeasurementPlan(Message):
     min_warm_up_steps: Count = 2
     """Two, so that the optimizer states exist and the allocator has seen a whole step."""
     max_warm_up_steps: Count = 6
+    least_steps: Count = 3
+    """Taken however long they last."""
     min_steps: Count = 6
-    """Six is the least for a distribution-free 95 % interval of the median."""
+    """Taken unless the seconds end first: the least for a distribution-free 95 % interval of the median."""
     max_steps: Count = 40
-    max_measure_s: float = Field(default=20.0, gt=0)
+    max_measure_s: float = Field(default=10.0, gt=0)
     """Seconds of measured steps after which no further one begins."""
     relative_half_width: float = Field(default=0.02, gt=0)
     """Narrow enough: half the median's 95 % interval over the median."""

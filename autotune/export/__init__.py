@@ -1,0 +1,45 @@
+"""A recommendation in the files of the tools people train with: one module per tool, behind one table."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from autotune.errors import BadInput
+from autotune.export import accelerate, deepspeed, torchrun
+from autotune.export.target import Target
+from trials.contract.message import nearest
+
+__all__ = ["FORMATS", "Target", "write"]
+
+FORMATS: Mapping[str, Callable[[Target], dict[str, str]]] = MappingProxyType(
+    {"deepspeed": deepspeed.files, "accelerate": accelerate.files, "torchrun": torchrun.files}
+)
+"""Tool → file name → text. Each raises BadInput for what the tool cannot run."""
+
+
+def write(format: str, target: Target, folder: Path) -> list[Path]:
+    """Write the files of one format into `folder`, which is made where it is missing; return their paths.
+
+    All of them are written or none; files of the same names are replaced. Raises BadInput for an unknown
+    format, a configuration that the tool cannot run and a folder that cannot be written to.
+    """
+    if format not in FORMATS:
+        raise BadInput(f"unknown export format {format!r}{nearest(format, list(FORMATS))}")
+    texts = FORMATS[format](target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".autotune-", dir=folder) as staging:
+            for name, text in texts.items():
+                path = Path(staging, name)
+                path.write_text(text)
+                if path.suffix == ".sh":
+                    path.chmod(path.stat().st_mode | 0o111)
+            for name in texts:  # before the first rename: this is what could fail between two
+                if (folder / name).is_dir():
+                    raise IsADirectoryError(0, f"{name} is a folder there")
+            for name in texts:
+                Path(staging, name).replace(folder / name)
+    except OSError as error:
+        raise BadInput(f"cannot export to {folder}: {error.strerror}; choose another folder") from error
+    return [folder / name for name in texts]

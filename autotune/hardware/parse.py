@@ -1,0 +1,56 @@
+"""`--gpus` as the user writes it → an inventory."""
+
+import re
+from pathlib import Path
+
+from autotune.errors import BadInput
+from autotune.hardware import catalog
+from autotune.hardware.cpu import cpu_group
+from autotune.hardware.detect import detect
+from autotune.hardware.inventory import Inventory, NodeGroup
+from autotune.hardware.inventory_file import MAX_GPUS_PER_NODE, MAX_NODES, READERS, read_inventory
+
+FORMS = (
+    re.compile(r"(?P<nodes>[0-9]+)x(?P<gpus>[0-9]+)x(?P<name>.+)", re.IGNORECASE),
+    re.compile(r"(?P<gpus>[0-9]+)x(?P<name>.+)", re.IGNORECASE),
+    re.compile(r"(?P<name>[^:]+):(?P<gpus>[0-9]+)"),
+    re.compile(r"(?P<name>[^:]+)"),
+)
+"""`2x8xH100`, `8xH100`, `H100:8`, and one GPU by its name."""
+
+
+def parse_inventory(text: str, ray_address: str | None = None) -> Inventory:
+    """Read `auto`, `H100:8`, `2x8xH100-80GB` (nodes × GPUs of a node × GPU), `cpu:2`, or an inventory file.
+
+    `auto` asks the Ray cluster at `ray_address`, else this machine. Raises BadInput naming the nearest GPU
+    or saying which count is wrong.
+    """
+    text = text.strip()
+    if text.lower() == "auto":
+        return detect(ray_address)
+    if Path(text).suffix.lower() in READERS:
+        return read_inventory(Path(text))
+    match = next(filter(None, (form.fullmatch(text) for form in FORMS)), None)
+    if match is None:
+        raise BadInput(
+            f"{text[:80]!r} names no GPUs; write auto, H100:8, 2x8xH100 (nodes x GPUs x kind), cpu:2,"
+            f" or a file ending in {', '.join(READERS)}"
+        )
+    parts = {"nodes": "1", "gpus": "1"} | match.groupdict()
+    num_nodes = _count(parts["nodes"], MAX_NODES, "nodes")
+    gpus_per_node = _count(parts["gpus"], MAX_GPUS_PER_NODE, "GPUs per node")
+    return Inventory((_group(parts["name"], num_nodes, gpus_per_node),))
+
+
+def _group(name: str, num_nodes: int, gpus_per_node: int) -> NodeGroup:
+    if name.lower() == "cpu":
+        return cpu_group(num_nodes, gpus_per_node)
+    entry = catalog.find(name)
+    return NodeGroup(entry.gpu, num_nodes, gpus_per_node, entry.network_gb_per_s)
+
+
+def _count(digits: str, most: int, what: str) -> int:
+    count = int(digits[:12])
+    if not 1 <= count <= most:
+        raise BadInput(f"there must be 1 to {most:,} {what}, not {digits[:12]}")
+    return count

@@ -1,0 +1,168 @@
+"""Memory of small cases, worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from autotune.forecast.constants import CONSTANTS
+from autotune.forecast.forecast import Forecast, forecast
+from autotune.hardware.inventory import NodeGroup
+from autotune.models.shape import ModelShape
+from search_spaces.columns import Columns
+from trials.contract.config import TrainingConfig
+from trials.contract.constants import engine_constants
+
+LAYER = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
+ONE_LAYER = ModelShape(
+    model_type="llama",
+    num_parameters=2 * 1000 * 64 + LAYER + 64,
+    num_layers=1,
+    hidden_size=64,
+    intermediate_size=128,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=64,
+    vocab_size=1000,
+    tied_embeddings=False,
+    gated_mlp=True,
+    other_parameters=64,
+)
+P = ONE_LAYER.num_parameters
+
+
+def run(
+    group: NodeGroup, *, shape: ModelShape = ONE_LAYER, world_size: int = 1, **fields: object
+) -> Forecast:
+    config = TrainingConfig(**{"sequence_length": 1, **fields})
+    return forecast(shape, group, world_size, Columns.of([config]))
+
+
+def parts(found: Forecast) -> dict[str, int]:
+    return {name: int(part[0]) for name, part in found.parts.items()}
+
+
+def test_one_token_of_adamw_in_fp32_takes_sixteen_bytes_per_parameter(cpus):
+    interpreter = round(CONSTANTS["cpu"].context_bytes)
+    assert parts(run(cpus, precision="fp32")) == {
+        "weights": 4 * P,
+        "gradients": 4 * P,
+        "master": 0,
+        "optimizer": 8 * P,
+        "activations": 0,
+        "transient": 0,
+        "fixed": interpreter,
+    }
+
+
+def test_many_tokens_peak_at_the_loss(cpus):
+    """512 tokens of fp32: a layer's and the norm's activations, and 12 bytes per logit; no gradient yet."""
+    found = run(cpus, precision="fp32", sequence_length=512)
+    layer = 24 * 64 + 8 * 64 + 8 * 64 + 16 * 128 + 4 + 8
+    assert parts(found) | {"fixed": 0} == {
+        "weights": 4 * P,
+        "gradients": 0,
+        "master": 0,
+        "optimizer": 8 * P,
+        "activations": 512 * (layer + 12 * 64),
+        "transient": 512 * 1000 * 12,
+        "fixed": 0,
+    }
+
+
+def test_autocast_keeps_copies_of_the_linear_weights(cpus):
+    found = run(cpus, precision="bf16", sequence_length=512)
+    layer = 26 * 64 + 4 * 64 + 4 * 64 + 8 * 128 + 4 + 8
+    copies = 2 * (4 * 64 * 64 + 3 * 64 * 128) + 2 * 1000 * 64
+    assert parts(found)["activations"] == 512 * (layer + 10 * 64) + copies
+
+
+def test_checkpointing_keeps_the_input_of_each_layer(cpus):
+    deep = replace(ONE_LAYER, num_layers=10, num_parameters=P + 9 * LAYER)
+    found = run(cpus, shape=deep, precision="bf16_pure", sequence_length=512, activation_checkpointing="full")
+    # At the loss: ten inputs and the final norm.
+    assert parts(found)["activations"] == 512 * (10 * 2 * 64 + 8 * 64)
+
+
+def test_gradients_exist_at_the_loss_when_they_accumulate(cpus):
+    once, twice = (
+        run(cpus, precision="fp32", sequence_length=512, gradient_accumulation_steps=steps)
+        for steps in (1, 2)
+    )
+    assert parts(once)["gradients"] == 0
+    assert parts(twice)["gradients"] == 4 * P
+
+
+def test_ddp_keeps_its_buckets(cpus):
+    found = run(cpus, world_size=2, precision="fp32", sequence_length=512)
+    assert parts(found)["gradients"] == 4 * P
+
+
+BUCKET = engine_constants(P).deepspeed_bucket_elements
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        # sharding, precision → bytes per parameter of weights, master and optimizer on 4 ranks
+        ({"sharding": "ddp", "precision": "bf16"}, (4, 0, 8)),
+        ({"sharding": "ddp", "precision": "bf16_pure"}, (2, 0, 4)),
+        ({"sharding": "zero1", "precision": "bf16"}, (2, 4 / 4, 8 / 4)),
+        ({"sharding": "zero2", "precision": "fp32"}, (4, 4 / 4, 8 / 4)),
+        ({"sharding": "zero3", "precision": "fp16"}, (2 / 4, 4 / 4, 8 / 4)),
+        ({"sharding": "zero3", "precision": "bf16_pure"}, (2 / 4, 2 / 4, 4 / 4)),
+        ({"sharding": "fsdp", "precision": "bf16"}, (4 / 4, 0, 8 / 4)),
+        ({"sharding": "fsdp", "precision": "bf16_pure"}, (2 / 4, 0, 4 / 4)),
+        ({"sharding": "zero2", "precision": "bf16", "optimizer": "sgd"}, (2, 4 / 4, 0)),
+        ({"sharding": "zero2", "precision": "bf16", "offload": "optimizer"}, (2, 0, 0)),
+        ({"sharding": "fsdp", "precision": "bf16", "offload": "optimizer_and_parameters"}, (0, 0, 0)),
+        ({"sharding": "ddp", "precision": "bf16", "optimizer": "lion"}, (4, 0, 4)),
+    ],
+)
+def test_states_on_four_gpus(node, fields, expected):
+    found = parts(run(node, world_size=4, **fields))
+    states = (found["weights"], found["master"], found["optimizer"])
+    assert states == tuple(round(size * P) for size in expected)
+
+
+def test_zero_pays_for_its_buckets_and_the_step(node):
+    """Few tokens: the end of the backward, with gathered gradients, against the step's fp32 gradients."""
+    found = parts(run(node, world_size=4, sharding="zero2", precision="bf16"))
+    assert found["gradients"] == round(2 * P / 4)
+    assert found["transient"] == 2 * 2 * BUCKET + 2 * 64 * 1000
+
+
+def test_lora_trains_only_its_adapters(node):
+    found = parts(run(node, precision="bf16_pure", adaptation="lora", lora_rank=4))
+    adapters = 4 * (4 * (64 + 64) + 3 * (64 + 128))
+    assert found["weights"] == 2 * P + 2 * adapters
+    assert found["optimizer"] == 4 * adapters
+
+
+def test_hsdp_shards_inside_a_node(h100):
+    two_nodes = NodeGroup(h100, num_nodes=2, gpus_per_node=4, network_gb_per_s=50)
+    inside, across = (run(two_nodes, world_size=8, sharding=sharding) for sharding in ("hsdp", "fsdp"))
+    assert parts(inside)["optimizer"] == round(8 * P / 4)
+    assert parts(across)["optimizer"] == round(8 * P / 8)
+
+
+def test_a_pipeline_is_as_heavy_as_its_heavier_end(node):
+    """The first stage holds a microbatch per stage; the last the logits."""
+    deep = replace(ONE_LAYER, num_layers=8, num_parameters=P + 7 * LAYER)
+    fields = {
+        "shape": deep, "world_size": 4, "pipeline_parallel_size": 4, "gradient_accumulation_steps": 8,
+        "sequence_length": 512, "precision": "bf16_pure",
+    }  # fmt: skip
+    first = parts(run(node, **fields | {"shape": replace(deep, vocab_size=2)}))
+    layer = 16 * 64 + 4 * 64 + 4 * 64 + 8 * 128 + 4 + 8
+    assert first["activations"] == 4 * 2 * 512 * layer
+    last = parts(run(node, **fields | {"shape": replace(deep, vocab_size=10**6)}))
+    assert last["activations"] == 2 * 512 * layer + 512 * 8 * 64
+    assert last["transient"] == 512 * 10**6 * 12
+
+
+def test_a_ceiling_counts_context_and_communicators(node):
+    constants = CONSTANTS["cuda"]
+    assert parts(run(node))["fixed"] == round(constants.context_bytes)
+    assert parts(run(node, world_size=8))["fixed"] == round(
+        constants.context_bytes + constants.first_communicator_bytes
+    )

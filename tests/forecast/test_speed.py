@@ -1,0 +1,110 @@
+"""Step times: by hand where the terms are few, by comparison where they are many."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune.errors import BadInput
+from autotune.forecast.constants import CONSTANTS
+from autotune.forecast.forecast import Forecast, forecast
+from autotune.hardware.inventory import NodeGroup
+from search_spaces.columns import Columns
+from trials.contract.config import TrainingConfig
+
+
+@pytest.fixture
+def run(llama_8b, node):
+    def run(*rows: dict[str, object], group: NodeGroup = node, world_size: int = 8) -> Forecast:
+        configs = [TrainingConfig(**{"sequence_length": 4096, "sharding": "fsdp", **row}) for row in rows]
+        return forecast(llama_8b, group, world_size, Columns.of(configs))
+
+    return run
+
+
+def test_mfu_follows_the_stated_convention(run, llama_8b):
+    found = run({})
+    h, k, f, layers, vocabulary = 4096, 1024, 14336, 32, 128256
+    matmul = layers * (2 * h * h + 2 * h * k + 3 * h * f) + vocabulary * h
+    per_token = 6 * matmul + 12 * layers * h * 4096 / 2
+    assert found.mfu is not None
+    assert found.mfu[0] == pytest.approx(per_token * found.tokens_per_second[0] / (8 * 989e12))
+
+
+def test_tokens_per_second_are_those_of_the_whole_job(run):
+    found = run({"micro_batch_size": 3, "gradient_accumulation_steps": 5})
+    assert found.tokens_per_second[0] == pytest.approx(3 * 5 * 8 * 4096 / found.step_s[0])
+    found = run({"micro_batch_size": 3, "tensor_parallel_size": 2, "context_parallel_size": 2})
+    assert found.tokens_per_second[0] == pytest.approx(3 * 2 * 4096 / found.step_s[0])
+
+
+def test_a_gradient_all_reduce_is_two_rings(run, node, llama_8b):
+    """Without anything to hide behind, two ranks take longer than one by exactly the all-reduce."""
+    constants = replace(CONSTANTS["cuda"], hidden_share=0.0)
+    columns = Columns.of([TrainingConfig(precision="fp32")])
+    alone, both = (forecast(llama_8b, node, world, columns, constants) for world in (1, 2))
+    rate = constants.link_efficiency * 450e9
+    ring = constants.link_latency_s + 4 * llama_8b.num_parameters / (2 * rate)
+    assert both.step_s[0] - alone.step_s[0] == pytest.approx(2 * ring)
+
+
+def test_what_costs_time_costs_time(run):
+    plain, full, selective, accumulated, eager = run(
+        {},
+        {"activation_checkpointing": "full"},
+        {"activation_checkpointing": "selective"},
+        {"gradient_accumulation_steps": 2},
+        {"attention": "eager"},
+    ).step_s
+    assert plain < selective < full < 1.5 * plain
+    assert 1.5 * plain < accumulated < 2.5 * plain
+    assert plain < eager
+
+
+def test_larger_micro_batches_are_more_efficient(run):
+    found = run(*({"micro_batch_size": size} for size in (1, 2, 3, 4, 8)))
+    assert (np.diff(found.tokens_per_second) > 0).all()
+
+
+def test_a_slower_network_slows_what_crosses_it(run, h100):
+    fast, slow = (NodeGroup(h100, num_nodes=2, gpus_per_node=8, network_gb_per_s=rate) for rate in (50, 1))
+    rows = ({"sharding": sharding} for sharding in ("ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"))
+    rows = tuple(rows)
+    assert (run(*rows, group=slow, world_size=16).step_s > run(*rows, group=fast, world_size=16).step_s).all()
+    np.testing.assert_array_equal(
+        run(*rows[:2], group=slow, world_size=8).step_s, run(*rows[:2], group=fast, world_size=8).step_s
+    )
+
+
+def test_hsdp_is_faster_than_fsdp_over_a_slow_network(run, h100):
+    slow = NodeGroup(h100, num_nodes=4, gpus_per_node=8, network_gb_per_s=2)
+    hsdp, fsdp = run({"sharding": "hsdp"}, {"sharding": "fsdp"}, group=slow, world_size=32).step_s
+    assert hsdp < fsdp
+
+
+def test_an_offloaded_step_is_slower_and_accumulation_pays_for_it(run):
+    rows = [
+        {"sharding": "zero2", "offload": offload, "gradient_accumulation_steps": steps}
+        for steps in (1, 16)
+        for offload in ("none", "optimizer")
+    ]
+    here, away, here_later, away_later = run(*rows).tokens_per_second
+    assert away < here
+    assert away / here < away_later / here_later
+
+
+def test_a_pipeline_idles_while_it_fills(run):
+    few, many = run(
+        *(
+            {"sharding": "ddp", "pipeline_parallel_size": 4, "gradient_accumulation_steps": steps}
+            for steps in (4, 64)
+        )
+    ).tokens_per_second
+    assert few / many == pytest.approx((4 / 7) / (64 / 67), rel=0.05)
+
+
+def test_a_device_that_states_no_rate_is_named(run, node):
+    without = replace(node, gpu=replace(node.gpu, tflops={"bf16": 989}))
+    assert run({"precision": "bf16"}, group=without).step_s[0] > 0
+    with pytest.raises(BadInput, match="H100 states no TFLOP/s for fp32"):
+        run({"precision": "fp32"}, group=without)
