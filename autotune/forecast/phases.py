@@ -22,7 +22,7 @@ class Phase(NamedTuple):
 def phases(case: Case, stage: Stage, held: Parameters, state: States, acts: Activations) -> tuple[Phase, ...]:
     """From the end of the forward to the optimizer step, in order; one of them has the peak."""
     kept, cached = _weight_copies(case, stage, held)
-    # A list of layers still waits for each microbatch in flight but the one going backward.
+    # All layers of each microbatch in flight wait, but for the one that is going backward.
     layers = _layers_alive(case, stage) * acts.saved
     waiting = (stage.in_flight - 1) * layers
     saved = waiting + layers + kept
@@ -124,7 +124,7 @@ def _bucket(case: Case) -> Floats:
 
 def _down_projection(case: Case) -> Floats:
     """The largest gradient of a layer; under LoRA, the layer's dequantised base weights instead."""
-    gradient = case.bytes.gradients * case.shape.intermediate_size * case.shape.hidden_size
+    gradient = _fresh_bytes(case) * case.shape.intermediate_size * case.shape.hidden_size
     dequantised = ~case.has("base_weights", "native") * case.bytes.compute * case.sizes.linear
     return np.where(case.is_lora, dequantised, gradient) / case.tensor
 
@@ -140,8 +140,12 @@ def _attention_transient(case: Case) -> Floats:
 
 def _embedding_gradient(case: Case, held: Parameters) -> Floats:
     """The gradient of the vocabulary matrix that comes last and is added to, or copied into, another."""
-    size = np.where(case.is_fsdp, case.bytes.compute, case.bytes.gradients)
-    return ~case.is_lora * size * held.vocabulary
+    return ~case.is_lora * _fresh_bytes(case) * held.vocabulary
+
+
+def _fresh_bytes(case: Case) -> Floats:
+    """Bytes per element of a gradient as autograd makes it; FSDP2 widens it when it reduces it."""
+    return np.where(case.is_fsdp, case.bytes.compute, case.bytes.gradients)
 
 
 def _step_temporary(case: Case, held: Parameters) -> Floats:

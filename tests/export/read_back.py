@@ -39,7 +39,7 @@ def by_deepspeed(folder: str, world_size: int, arguments: list[str]) -> dict[str
         "bf16_states": config.bfloat16_config.bf16_optimizer_states,
         "fp16": config.float16_config.enabled,
         "autocast": str(config.torch_autocast_dtype) if config.torch_autocast_enabled else None,
-        "offload": offload.device.value if offload else None,
+        "offload": str(offload.device) if offload else None,
         "clip": config.gradient_clipping,
         "optimizer": [config.optimizer_name, config.optimizer_params],
         "buckets": [config.zero_config.reduce_bucket_size, config.zero_config.allgather_bucket_size],
@@ -111,6 +111,10 @@ def _pretend_world(world_size: int) -> None:
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    if os.environ["DS_ACCELERATOR"] == "cpu":
+        from trials.operators import load_operators
+
+        load_operators(("ShareMemCommBuilder",))  # one process at a time, also beside other tests
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
     deepspeed.comm.comm.cdb = None
     deepspeed.init_distributed(dist_backend="fake", auto_mpi_discovery=False, dist_init_required=False)

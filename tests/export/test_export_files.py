@@ -51,7 +51,7 @@ class TestWrite:
 
     def test_a_file_in_the_way(self, make_target: MakeTarget, tmp_path: Path) -> None:
         (tmp_path / "taken").touch()
-        with pytest.raises(BadInput, match="cannot export to .*taken.*choose another folder"):
+        with pytest.raises(BadInput, match=r"cannot export to .*taken.*choose another folder"):
             write("torchrun", make_target(), tmp_path / "taken" / "below")
 
     def test_unknown_format(self, make_target: MakeTarget, tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_checkpointing_keeps_the_input_of_each_layer(cpus):
     assert parts(found)["activations"] == 512 * (10 * 2 * 64 + 8 * 64)
 
 
+def test_checkpointing_leaves_the_copies_to_the_cache_of_autocast(cpus):
+    """They are gone when the backward of many logits begins; with few logits their end is the peak."""
+    fields = {"precision": "bf16", "activation_checkpointing": "full"}
+    many = run(cpus, sequence_length=512, **fields)
+    assert parts(many)["activations"] == 512 * (4 * 64 + 10 * 64)
+    wide = replace(ONE_LAYER, vocab_size=1, intermediate_size=128 * 1000)
+    few = run(cpus, shape=wide, **fields)
+    copies = 2 * (4 * 64 * 64 + 3 * 64 * 128_000) + 2 * 64
+    assert parts(few)["activations"] == 4 * 64 + 10 * 64 + copies
+
+
 def test_gradients_exist_at_the_loss_when_they_accumulate(cpus):
     once, twice = (
         run(cpus, precision="fp32", sequence_length=512, gradient_accumulation_steps=steps)
@@ -129,6 +140,34 @@ def test_zero_pays_for_its_buckets_and_the_step(node):
     found = parts(run(node, world_size=4, sharding="zero2", precision="bf16"))
     assert found["gradients"] == round(2 * P / 4)
     assert found["transient"] == 2 * 2 * BUCKET + 2 * 64 * 1000
+
+
+def test_offloaded_gradients_leave_the_gpu(node):
+    fields = {"sharding": "zero2", "precision": "bf16", "gradient_accumulation_steps": 2}
+    here, away = (parts(run(node, world_size=4, offload=place, **fields)) for place in ("none", "optimizer"))
+    assert here["gradients"] == round(2 * P / 4)
+    assert away["gradients"] == 0
+
+
+def test_fsdp_gathers_the_root_and_two_layers(node):
+    """One token: the backward of the layer, with the reduction of the one before it and the head's gradient."""
+    found = run(node, world_size=4, sharding="fsdp", precision="bf16")
+    root, vocabulary, down = 2 * 64_000 + 64, 64_000, 64 * 128
+    transient = 2 * 64 + 4 * 128 + 2 * down
+    gathered = 2 * root + 2 * 2 * LAYER + 4 * LAYER + 2 * vocabulary
+    assert parts(found)["gradients"] == P
+    assert parts(found)["transient"] == transient + gathered
+    pools = 2 * (root + root / 4 + LAYER) + 4 * P / 4
+    allocated = found.peak_bytes[0] - parts(found)["fixed"]
+    assert found.reserved_bytes[0] == round(allocated - P + 2 * 1000 + pools)
+
+
+def test_tensor_parallel_ranks_split_all_but_the_residual_stream(node):
+    fields = {"precision": "bf16_pure", "sequence_length": 512, "world_size": 2}
+    found = parts(run(node, tensor_parallel_size=2, **fields))
+    layer = 16 * 64 + (4 * 64 + 4 * 64 + 8 * 128 + 4 + 8) // 2
+    assert found["activations"] == 512 * (layer + 8 * 64)
+    assert found["weights"] == round(2 * ((P - 64) / 2 + 64))
 
 
 def test_lora_trains_only_its_adapters(node):

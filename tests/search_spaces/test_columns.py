@@ -62,6 +62,10 @@ def test_nothing_can_be_selected_from_constant_columns():
     assert columns.configs() == []
 
 
+def test_an_empty_table_can_be_selected_from():
+    assert len(constant_columns(0).select(np.zeros(0, dtype=np.bool_))) == 0
+
+
 def test_columns_of_different_lengths_are_refused():
     values = dict(Columns.of([TrainingConfig()]).values)
     values["compile"] = np.array([True, False])

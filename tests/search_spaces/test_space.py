@@ -174,6 +174,14 @@ def test_accumulation_comes_nearest_to_the_global_batch():
     assert "3, 5" in rejection.reason
 
 
+def test_accumulation_is_rounded_to_the_nearer_count():
+    # 63 / 8 = 7.9: eight steps are 1.6 % off, seven would be 11 %.
+    (config,) = (
+        SearchSpace(name="s", dimensions={}).enumerate(replace(FACTS, global_batch_size=63)).columns.configs()
+    )
+    assert config.gradient_accumulation_steps == 8
+
+
 def test_without_a_global_batch_a_pipeline_gets_four_microbatches_per_stage():
     space = SearchSpace.parse({"name": "s", "dimensions": {"pipeline_parallel_size": [1, 2]}})
     found = space.enumerate(replace(FACTS, to_probe=False))
