@@ -4,6 +4,7 @@ import errno
 
 import torch
 
+from trials.ceiling import CeilingReached
 from trials.contract.outcome import Outcome, Phase
 from trials.engines import EngineRefusal
 from trials.measure import NonFinite
@@ -28,6 +29,10 @@ REFUSALS = (AssertionError, AttributeError, ImportError, KeyError, NotImplemente
 """Raised while building, these say that the engine or the model cannot be set up so, now or ever."""
 
 
+OUR_OWN = (CeilingReached, EngineRefusal, ModelUnusable, NonFinite)
+"""Exceptions whose message is a sentence, which the exception's name would only obscure."""
+
+
 def outcome_of(error: BaseException, phase: Phase) -> Outcome:
     if _is_out_of_memory(error):
         return Outcome.OUT_OF_MEMORY
@@ -49,7 +54,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line: the exception's name and the first line of what it says."""
-    text = str(error).strip()
+    """One line: the exception's name, unless it is ours, and the first line of what it says."""
     name = type(error).__name__
-    return f"{name}: {text.splitlines()[0][:300]}" if text else name
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return name
+    first = lines[0][:300]
+    return first if isinstance(error, OUR_OWN) else f"{name}: {first}"

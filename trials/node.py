@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trials.ceiling import CHECK_S, CeilingReached, resident_bytes
-from trials.contract.messages import NodeShare, RankReport
+from trials.contract.messages import MemoryPeaks, NodeShare, RankReport
 from trials.contract.outcome import Outcome, Phase
 from trials.processes import die_with_parent, end_descendants, go_first_when_memory_ends
 
@@ -34,6 +34,8 @@ class _Rank:
     status: int | None = None
     """What waitpid said; None while it runs."""
     ended_by_us: tuple[Outcome, str] | None = None
+    held_bytes: int | None = None
+    """What it held when it was ended for that."""
 
 
 def run_ranks(
@@ -85,7 +87,6 @@ def _fork(share: NodeShare, rank: int, folder: Path, run_rank: RunRank) -> _Rank
         try:
             die_with_parent(parent)
             go_first_when_memory_ends()
-            os.setpgid(0, 0)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             _redirect_output(log)
             run_rank(share, rank, journal)
@@ -109,42 +110,32 @@ def _redirect_output(log: Path) -> None:
 
 
 def _reap(r: _Rank) -> bool:
-    """Take note of a rank's end; what it left in its process group ends with it."""
+    """Take note of a rank's end."""
     pid, status = os.waitpid(r.pid, os.WNOHANG)
     if not pid:
         return False
     r.status = status
-    _kill_group(r.pid)
     return True
 
 
 def _end(ranks: list[_Rank], outcome: Outcome, reason: str) -> None:
     running = [r for r in ranks if r.status is None]
-    for (
-        r
-    ) in running:  # all of them before waiting for one, lest the others find it gone and call that a crash
+    for r in running:  # all, before waiting for one: a rank that finds its peer gone calls that a crash
         r.ended_by_us = (outcome, reason)
-        _kill_group(r.pid)
+        os.kill(r.pid, signal.SIGKILL)
     for r in running:
         r.status = os.waitpid(r.pid, 0)[1]
 
 
 def _end_beyond(ceiling_bytes: int, ranks: list[_Rank]) -> list[_Rank]:
     """End the ranks whose resident set is beyond the ceiling, and return them."""
-    held = {r.rank: resident_bytes(r.pid) for r in ranks if r.status is None}
-    beyond = [r for r in ranks if held.get(r.rank, 0) > ceiling_bytes]
-    for r in beyond:
-        _end([r], Outcome.OUT_OF_MEMORY, str(CeilingReached(held[r.rank], ceiling_bytes)))
+    beyond = []
+    for r in ranks:
+        if r.status is None and (held := resident_bytes(r.pid)) > ceiling_bytes:
+            r.held_bytes = held
+            _end([r], Outcome.OUT_OF_MEMORY, str(CeilingReached(held, ceiling_bytes)))
+            beyond.append(r)
     return beyond
-
-
-def _kill_group(pid: int) -> None:
-    """End a rank and what it started; its group remains addressable while a member lives."""
-    for kill in (os.killpg, os.kill):
-        try:
-            kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 def _report(r: _Rank) -> RankReport:
@@ -160,7 +151,14 @@ def _report(r: _Rank) -> RankReport:
     if last and "outcome" in json.loads(last):
         return RankReport.parse(last)
     outcome, reason = r.ended_by_us or _death(r.status or 0)
-    return RankReport(rank=r.rank, outcome=outcome, phase=phase, reason=reason, detail=_tail(r.log))
+    return RankReport(
+        rank=r.rank,
+        outcome=outcome,
+        phase=phase,
+        reason=reason,
+        detail=_tail(r.log),
+        memory=None if r.held_bytes is None else MemoryPeaks(device_bytes=r.held_bytes),
+    )
 
 
 def _death(status: int) -> tuple[Outcome, str]:

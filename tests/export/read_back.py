@@ -98,7 +98,6 @@ def by_accelerate(folder: str, world_size: int, arguments: list[str]) -> dict[st
         else:
             os.environ.update(environments.prepare_simple_launcher_cmd_env(args)[1])
         facts["mixed_precision"] = os.environ["ACCELERATE_MIXED_PRECISION"]
-        facts["threads"] = os.environ.get("OMP_NUM_THREADS")
     finally:
         os.environ.clear()
         os.environ.update(before)

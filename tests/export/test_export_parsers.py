@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import BadInput
-from autotune.export import FORMATS, Target, write
+from autotune.export import Target, write
 from trials.contract.capabilities import Feature, refusal
 from trials.contract.config import TrainingConfig, choices
 from trials.contract.deepspeed_config import deepspeed_config
@@ -111,15 +111,14 @@ def test_deepspeed(device: str, make_target: MakeTarget, launched: Launched, tmp
             assert json.loads((folder / "ds_config.json").read_text()) == probed
 
 
-@pytest.mark.parametrize("visible", [None, "4,6"])
 def test_deepspeed_takes_the_gpus_it_may_see(
-    visible: str | None, make_target: MakeTarget, launched: Launched, tmp_path: Path
+    make_target: MakeTarget, launched: Launched, tmp_path: Path
 ) -> None:
     write("deepspeed", make_target(sharding="zero2"), tmp_path)
-    arguments = launched(tmp_path, **({"CUDA_VISIBLE_DEVICES": visible} if visible else {}))
-    (answer,) = _read_back("deepspeed", "cuda", [(tmp_path, 2, arguments)])
-    assert answer["devices"] == [[4, 6] if visible else [0, 1]]
-    assert answer["script"] == ["train.py"]
+    arguments = [launched(tmp_path), launched(tmp_path, CUDA_VISIBLE_DEVICES="4,6")]
+    answers = _read_back("deepspeed", "cuda", [(tmp_path, 2, each) for each in arguments])
+    assert [answer["devices"] for answer in answers] == [[[0, 1]], [[4, 6]]]
+    assert [answer["script"] for answer in answers] == [["train.py"]] * 2
 
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", "bf16_pure": "no"}
@@ -138,7 +137,6 @@ def test_accelerate_on_gpus(make_target: MakeTarget, launched: Launched, tmp_pat
             "script": ["train.py", "--x"],
             "use_cpu": False,
             "mixed_precision": MIXED_PRECISION[config.precision],
-            "threads": "1",
         }
         if config.sharding == "ddp":
             expected |= {"type": "MULTI_GPU"}
@@ -178,7 +176,6 @@ def test_accelerate_on_cpu(make_target: MakeTarget, launched: Launched, tmp_path
             "processes": 8,
             "machines": [2, 1],
             "mixed_precision": MIXED_PRECISION[target.config.precision],
-            "threads": "1",
         }
         assert {key: answer.get(key) for key in expected} == expected, (target, answer)
 
@@ -213,7 +210,3 @@ def test_torchrun(device: str, make_target: MakeTarget, launched: Launched, tmp_
     assert config.rdzv_endpoint == "10.0.0.1:29123"
     assert config.rdzv_configs["rank"] == 1
     assert arguments[-2:] == ["train.py", "--x"]
-
-
-def test_every_format_is_read_back() -> None:
-    assert set(FORMATS) == {"deepspeed", "accelerate", "torchrun"}

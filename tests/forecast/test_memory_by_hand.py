@@ -150,16 +150,19 @@ def test_offloaded_gradients_leave_the_gpu(node):
 
 
 def test_fsdp_gathers_the_root_and_two_layers(node):
-    """One token: the backward of the layer, with the reduction of the one before it and the head's gradient."""
-    found = run(node, world_size=4, sharding="fsdp", precision="bf16")
-    root, vocabulary, down = 2 * 64_000 + 64, 64_000, 64 * 128
-    transient = 2 * 64 + 4 * 128 + 2 * down
-    gathered = 2 * root + 2 * 2 * LAYER + 4 * LAYER + 2 * vocabulary
-    assert parts(found)["gradients"] == P
-    assert parts(found)["transient"] == transient + gathered
-    pools = 2 * (root + root / 4 + LAYER) + 4 * P / 4
+    """One token: a layer's backward, with the reduction of the one before it and the head's gradient."""
+    width = 12_800
+    root, vocabulary, layer = 2 * 64_000 + 64, 64_000, 4 * 64 * 64 + 3 * 64 * width + 2 * 64
+    wide = replace(ONE_LAYER, intermediate_size=width, num_parameters=root + layer)
+    found = run(node, shape=wide, world_size=4, sharding="fsdp", precision="bf16")
+    own = 2 * 64 + 4 * width + 2 * 64 * width
+    gathered = 2 * root + 2 * 2 * layer + 4 * layer + 2 * vocabulary
+    gradients = 4 * wide.num_parameters // 4
+    assert parts(found)["gradients"] == gradients
+    assert parts(found)["transient"] == own + gathered
+    pools = 2 * (root + root / 4 + layer) + 4 * wide.num_parameters / 4
     allocated = found.peak_bytes[0] - parts(found)["fixed"]
-    assert found.reserved_bytes[0] == round(allocated - P + 2 * 1000 + pools)
+    assert found.reserved_bytes[0] == allocated - gradients + 2 * 1000 + pools
 
 
 def test_tensor_parallel_ranks_split_all_but_the_residual_stream(node):
