@@ -5,6 +5,7 @@ AutotuneError                     exit code
 │   ├── BadInput                      a value, a file, a name
 │   ├── NameInUse                     a job of this name is in the database
 │   ├── NoSuchJob
+│   ├── JobBusy                       another driver has the job
 │   └── NotHere                       GPUs that no worker has
 ├── NothingFits                   3   no configuration under the ceiling
 ├── NothingMeasured               4   no probe came back with a figure
@@ -32,6 +33,10 @@ class NameInUse(UserError):
 
 
 class NoSuchJob(UserError):
+    pass
+
+
+class JobBusy(UserError):
     pass
 
 

@@ -2,12 +2,22 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from autotune.errors import AutotuneError, BadInput, LeaseLost, NameInUse, NotHere, NothingMeasured
+from autotune.errors import (
+    AutotuneError,
+    BadInput,
+    LeaseLost,
+    NameInUse,
+    NotHere,
+    NothingMeasured,
+    StorageUnavailable,
+)
 from autotune.execution.executor import Executor, Layout
 from autotune.export import Target, write
 from autotune.hardware.inventory import Inventory, NodeGroup
@@ -30,6 +40,7 @@ from autotune.search.loop import SearchLoop
 from autotune.search.stopping import Budget
 from autotune.search.study import SearchStudy
 from autotune.storage.engine import optuna_storage
+from autotune.storage.faults import mapped_errors
 from autotune.storage.owner import Owner
 from autotune.storage.records import Lease
 from autotune.storage.repository import Repository
@@ -40,6 +51,9 @@ from trials.contract.config import TrainingConfig
 from trials.contract.constants import engine_constants
 from trials.contract.message import ContractError
 from trials.contract.messages import MeasurementPlan, ProbeRequest, ProbeResult
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 LEASE_S = 60.0
 """A driver on another machine that has not renewed its lease for so long counts as dead."""
@@ -105,6 +119,8 @@ class Service:
 
     def close(self) -> None:
         self._repository.close()
+        if "_optuna" in vars(self):
+            self._optuna.engine.dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -151,12 +167,13 @@ class Service:
         """The answer of a job as it stands."""
         job = self._repository.job(name)
         problem = work_out(job.spec)
-        return self._answer(job, problem, self._study(problem))
+        with self._study(problem) as study:
+            return self._answer(job, problem, study)
 
     def trials(self, name: str) -> list[TrialRow]:
         job = self._repository.job(name)
-        study = self._study(work_out(job.spec))
-        return trial_rows(study.trials(), self._repository.measurements(job))
+        with self._study(work_out(job.spec)) as study:
+            return trial_rows(study.trials(), self._repository.measurements(job))
 
     def export(self, name: str, target_format: str, folder: Path) -> list[Path]:
         """Write the recommendation as files of another tool; raises NothingMeasured where there is none."""
@@ -213,8 +230,10 @@ class Service:
             repository.commit_measurement(lease, trial, repeat, key=key, config=config, result=result)
 
         try:
-            study = self._study(problem)
-            with self._executors[job.spec.executor](problem.layout, job.spec.ray_address) as executor:
+            with (
+                self._study(problem) as study,
+                self._executors[job.spec.executor](problem.layout, job.spec.ray_address) as executor,
+            ):
                 loop = SearchLoop(
                     problem.candidates,
                     problem.baseline,
@@ -229,36 +248,37 @@ class Service:
                     seconds_before=job.spent_s,
                 )
                 reason = loop.run()
-            clock.tick()
-            result = self._answer(repository.job(job.name), problem, study)
+                clock.tick()
+                final = replace(repository.job(job.name), status=JobStatus.FINISHED, reason=reason)
+                result = self._answer(final, problem, study)
             if result.recommendation is None:
                 raise NothingMeasured(_why_nothing(result, reason))
-            job = repository.set_status(lease, JobStatus.FINISHED, reason)
+            # Finished is final, so the recommendation goes first.
+            repository.save_recommendation(lease, result.to_dict())
+            repository.set_status(lease, JobStatus.FINISHED, reason)
+            return result
         except KeyboardInterrupt:
             repository.set_status(lease, JobStatus.PAUSED, "interrupted; `autotune resume` goes on")
             raise
-        except LeaseLost:
+        except (LeaseLost, StorageUnavailable):  # there is nothing left to write to
             raise
         except AutotuneError as error:
             repository.set_status(lease, JobStatus.FAILED, str(error))
             raise
-        final = self._answer(job, problem, study)
-        repository.save_recommendation(lease, final.to_dict())
-        study.set_note(
-            {"recommendation": final.recommendation and final.recommendation.model_dump(mode="json")}
-        )
-        return final
 
-    def _study(self, problem: Problem) -> SearchStudy:
+    @cached_property
+    def _optuna(self) -> "RDBStorage":
+        """Opened with the first study, for importing Optuna takes longer than most commands."""
+        return optuna_storage(self._url)
+
+    @contextmanager
+    def _study(self, problem: Problem) -> Iterator[SearchStudy]:
+        """The study of a job; what its database does meanwhile becomes StorageUnavailable."""
         spec = problem.spec
-        return SearchStudy(
-            optuna_storage(self._url),
-            spec.name,
-            problem.candidates,
-            problem.baseline,
-            spec.sampler,
-            spec.seed,
-        )
+        with mapped_errors(self._optuna.engine.url):
+            yield SearchStudy(
+                self._optuna, spec.name, problem.candidates, problem.baseline, spec.sampler, spec.seed
+            )
 
     def _answer(self, job: Job, problem: Problem, study: SearchStudy) -> Answer:
         measurements = self._repository.measurements(job)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from autotune.errors import ExecutionUnavailable
 from trials.contract.messages import DeviceKind, ProbeRequest, ProbeResult
 
 
@@ -38,13 +39,14 @@ class Executor(Protocol):
     def num_slots(self) -> int:
         """Probes that can run at once; more wait for their turn."""
 
-    def submit(self, request: ProbeRequest) -> "Future[ProbeResult]": ...
+    def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
+        """Raises ExecutionUnavailable when the executor has been closed."""
 
     def cancel(self, probe_id: str) -> None:
         """End a running probe now, as `interrupted`; unknown ones are ignored."""
 
     def close(self) -> None:
-        """End every probe; when it returns, their processes are gone."""
+        """End every probe, waiting ones included, as `interrupted`; when it returns, their processes are gone."""
 
     def __enter__(self) -> Self: ...
 
@@ -58,8 +60,8 @@ class Lane(Protocol):
 
     def run(self, request: ProbeRequest) -> ProbeResult: ...
 
-    def cancel(self) -> None:
-        """End the running probe; called from another thread than `run`."""
+    def cancel(self, probe_id: str) -> None:
+        """End this probe, which `run` has got, or gets or got just now; called from another thread."""
 
     def close(self) -> None:
         """End what runs and give the devices back; `run` returns soon after."""
@@ -82,16 +84,19 @@ class LaneExecutor:
         return len(self._lanes)
 
     def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
-        return self._threads.submit(self._run, request)
+        try:
+            return self._threads.submit(self._run, request)
+        except RuntimeError as error:  # of a pool that was shut down
+            raise ExecutionUnavailable("the executor was closed") from error
 
     def cancel(self, probe_id: str) -> None:
         with self._lock:
             lane = self._running.get(probe_id)
-        if lane is not None:
-            lane.cancel()
+            if lane is not None:
+                lane.cancel(probe_id)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
         for lane in self._lanes:
             lane.close()
         self._threads.shutdown(wait=True)

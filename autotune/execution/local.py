@@ -21,8 +21,8 @@ class LocalLane:
         reports = self.supervisor.run(NodeShare(request=request, rendezvous_port=free_port()))
         return merge(request, reports, time.monotonic() - started)
 
-    def cancel(self) -> None:
-        self.supervisor.cancel()
+    def cancel(self, probe_id: str) -> None:
+        self.supervisor.cancel(probe_id)
 
     def close(self) -> None:
         self.supervisor.close()

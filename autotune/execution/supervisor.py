@@ -1,5 +1,6 @@
 """The owner's end of a supervisor: start it, give it a node's share of a probe, end it."""
 
+import contextlib
 import json
 import os
 import select
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from autotune.errors import ExecutionUnavailable
 from trials.contract.constants import engine_constants
 from trials.contract.messages import DeviceKind, NodeShare, RankReport
 from trials.contract.outcome import Outcome, Phase
@@ -29,6 +31,13 @@ PASSED_ON = (
 )  # fmt: skip
 PASSED_ON_PREFIXES = ("CUDA_", "GLOO_", "LC_", "NCCL_", "NVIDIA_", "TORCH_", "TORCHINDUCTOR_", "TRITON_")
 """A probe's environment is what is named here and nothing else; credentials stay with the driver."""
+
+
+FOLDER_VARIABLE = "AUTOTUNE_PROBE_FOLDER"
+"""Set to the supervisor's scratch folder, which marks everything that it ever started."""
+CLOSED = "the executor was closed"
+PYTHON_FAILED = 1
+"""Exit status of an interpreter that an exception ended."""
 
 
 def probe_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -69,40 +78,41 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
         self._probes = 0
+        self._answers = 0
+        """Of the present process; while there is none, it has not shown that it can run anything."""
         self._lock = threading.Lock()
-        self._busy = False
+        self._running: str | None = None
+        self._cancelled: str | None = None
         self._closed = False
 
     def run(self, share: NodeShare) -> list[RankReport]:
-        """Run one node's share of a probe; always one report for each of its ranks."""
+        """Run one node's share of a probe; always one report for each of its ranks.
+
+        Raises ExecutionUnavailable when no supervisor can be started.
+        """
         with self._lock:
             if self._closed:
-                return interrupted(share, "the executor was closed")
-            self._busy = True
+                return interrupted(share, CLOSED)
+            if self._cancelled == share.request.probe_id:
+                return interrupted(share, "cancelled")
+            self._running = share.request.probe_id
             process = self._living_process()
+            sent = _send(process, self._request(share))
         try:
-            assert self._folder is not None
-            self._probes += 1
-            folder = self._folder / f"probe-{self._probes}"
-            folder.mkdir()
-            request = {"share": share.model_dump(mode="json"), "folder": str(folder)}
-            answer = _exchange(process, json.dumps(request), share.request.deadline_s + PREPARATION_S)
+            answer = _receive(process, share.request.deadline_s + PREPARATION_S) if sent else None
         finally:
-            self._busy = False
+            self._running = None
         if answer is None:
-            reason = f"the probe's supervisor was killed or failed{self._last_words()}"
-            self._end()
-            return interrupted(share, "cancelled" if self._closed else reason)
+            return interrupted(share, self._why_lost(process))
+        self._answers += 1
         return [RankReport.model_validate(report) for report in json.loads(answer)]
 
-    def cancel(self) -> None:
-        """End the running probe as interrupted; the zygote stays."""
+    def cancel(self, probe_id: str) -> None:
+        """End this probe, which runs or is about to, as interrupted; the zygote stays."""
         with self._lock:
-            if self._busy and self._process is not None and self._process.stdin is not None:
-                try:
-                    os.write(self._process.stdin.fileno(), b"cancel\n")
-                except OSError:  # it is ending already
-                    return
+            self._cancelled = probe_id
+            if self._running == probe_id and self._process is not None:
+                _send(self._process, "cancel")
 
     def close(self) -> None:
         """End the supervisor and everything below it; returns when all is gone."""
@@ -117,36 +127,54 @@ class Supervisor:
     def _living_process(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._end()
-            self._start()
-        assert self._process is not None
+            self._process = self._start()
         return self._process
 
-    def _start(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="autotune-"))
-        environment = probe_environment(os.environ)
-        if self._visible_gpus is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = self._visible_gpus
-        with (self._folder / "supervisor.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "trials.supervisor",
-                    self._device,
-                    str(os.getpid()),
-                    str(self._folder),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="autotune-"))
+            environment = probe_environment(os.environ) | {FOLDER_VARIABLE: str(self._folder)}
+            if self._visible_gpus is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = self._visible_gpus
+            module = ["-P", "-m", "trials.supervisor", self._device, str(os.getpid()), str(self._folder)]
+            with self._log.open("wb") as log:
+                return subprocess.Popen(
+                    [sys.executable, *module],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    bufsize=0,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ExecutionUnavailable(f"a probe's supervisor cannot be started: {error}") from error
+
+    def _request(self, share: NodeShare) -> str:
+        """The line that asks the zygote for a probe, in a scratch folder of its own."""
+        assert self._folder is not None
+        self._probes += 1
+        folder = self._folder / f"probe-{self._probes}"
+        folder.mkdir()
+        return json.dumps({"share": share.model_dump(mode="json"), "folder": str(folder)})
+
+    def _why_lost(self, process: subprocess.Popen[bytes]) -> str:
+        """Clear away a supervisor that gave no answer; raises ExecutionUnavailable if it never can."""
+        with self._lock:
+            last_words = self._last_words()
+            self._end()
+        if self._closed:
+            return CLOSED
+        if process.returncode == PYTHON_FAILED:
+            if not self._answers:
+                raise ExecutionUnavailable(f"a probe's supervisor cannot be started: {last_words}")
+            return f"the probe's supervisor failed: {last_words}"
+        return "the probe's supervisor was killed"
 
     def _end(self) -> None:
-        """SIGTERM lets the supervisor clean up; whatever is left of its session is killed then."""
+        """SIGTERM lets the supervisor clean up; what it could not, because it was killed itself, goes then."""
         process, self._process = self._process, None
+        self._answers = 0
         if process is None:
             return
         process.send_signal(signal.SIGTERM)
@@ -155,30 +183,39 @@ class Supervisor:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        _kill_session(process.pid)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        assert self._folder is not None
+        _kill_marked(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
 
+    @property
+    def _log(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "supervisor.log"
+
     def _last_words(self) -> str:
-        log = self._folder / "supervisor.log" if self._folder else None
-        if log is None or not log.exists():
-            return ""
-        lines = log.read_text(errors="replace").strip().splitlines()
-        return f": {lines[-1][:300]}" if lines else ""
+        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
+        return lines[-1][:300] if lines else "it said nothing"
 
 
-def _exchange(process: subprocess.Popen[bytes], line: str, limit_s: float) -> bytes | None:
-    """Send a line, wait for the answering one; None when the other end is gone or silent for too long."""
+def _send(process: subprocess.Popen[bytes], line: str) -> bool:
+    """Write a line to the zygote; False when it is gone."""
     assert process.stdin is not None
+    try:
+        process.stdin.write(line.encode() + b"\n")
+    except (OSError, ValueError):  # the pipe broke, or was closed by `close`
+        return False
+    return True
+
+
+def _receive(process: subprocess.Popen[bytes], limit_s: float) -> bytes | None:
+    """Wait for a line of the zygote's; None when it is gone or silent for too long."""
     assert process.stdout is not None
     until = time.monotonic() + limit_s
     answer = b""
     try:
-        process.stdin.write(line.encode() + b"\n")
-        process.stdin.flush()
         while not answer.endswith(b"\n"):
             if not select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
                 return None
@@ -186,19 +223,25 @@ def _exchange(process: subprocess.Popen[bytes], line: str, limit_s: float) -> by
             if not chunk:
                 return None
             answer += chunk
-    except (OSError, ValueError):  # the pipe broke, or was closed by `close`
+    except (OSError, ValueError):
         return None
     return answer
 
 
-def _kill_session(session: int) -> None:
-    """Kill what is left of a supervisor's session: it was killed itself and could not clean up."""
-    for pid in psutil.pids():
-        try:
-            if os.getsid(pid) == session:
-                os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
+def _kill_marked(folder: Path) -> None:
+    """Kill what is left of a supervisor that was killed itself, wherever it moved: it inherits the mark."""
+    while marked := [process for process in psutil.process_iter() if _is_marked(process, folder)]:
+        for process in marked:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(marked, timeout=1.0)
+
+
+def _is_marked(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.environ().get(FOLDER_VARIABLE) == str(folder)
+    except psutil.Error:  # gone, or somebody else's
+        return False
 
 
 def interrupted(share: NodeShare, reason: str) -> list[RankReport]:

@@ -111,11 +111,6 @@ class SearchStudy:
         speed = result.tokens_per_second.median if verdict.has_speed and result.tokens_per_second else 0.0
         self._study.tell(trial, speed if math.isfinite(speed) else 0.0, skip_if_finished=True)
 
-    def set_note(self, attributes: Mapping[str, Any]) -> None:
-        """Keep facts about the job with the study, where the dashboard shows them."""
-        for key, value in attributes.items():
-            self._study.set_user_attr(key, value)
-
     def _begin(self, config: TrainingConfig | None) -> Asked:
         if config is not None:
             # Asked right after, and only this driver asks: the queue never holds more than one.

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from autotune.errors import LeaseLost, NameInUse, NoSuchJob
+from autotune.errors import JobBusy, LeaseLost, NameInUse, NoSuchJob
 from autotune.jobs import Job, JobSpec, JobStatus, check_transition
 from autotune.storage.engine import create_engine
 from autotune.storage.faults import mapped_errors
@@ -128,13 +128,13 @@ class Repository:
         """Make `owner` the driver of a job for `ttl_s` seconds, to be renewed before they end.
 
         Of several who try at once, one gets it. A lease that lapsed, or whose owner was a process of
-        this machine that is gone, is taken over; else raises LeaseLost, which says who drives the job.
+        this machine that is gone, is taken over; else raises JobBusy, which says who drives the job.
         """
         with self._transaction() as session:
             row = self._locked(session, job.id)
             holder = self._holder(row)
             if holder is not None:
-                raise LeaseLost(
+                raise JobBusy(
                     f"job {row.name!r} is driven by {holder} until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} "
                     "UTC or longer; stop that process first, or wait for it to end"
                 )

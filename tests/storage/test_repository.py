@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import make_url, text
 from storage_support import Clock, Crew
 
-from autotune.errors import BadInput, LeaseLost, NameInUse, NoSuchJob, StorageUnavailable
+from autotune.errors import BadInput, JobBusy, LeaseLost, NameInUse, NoSuchJob, StorageUnavailable
 from autotune.jobs import Job, JobSpec, JobStatus
 from autotune.storage.engine import create_engine
 from autotune.storage.owner import Owner
@@ -137,7 +137,7 @@ class TestLease:
         assert lease.expires_at == clock.now + timedelta(seconds=TTL_S)
         for owner in (ELSEWHERE, Owner.current()):
             words = rf"driven by process {os.getpid()} on \S+ until 2026-01-02 03:04:35 UTC or longer; stop"
-            with pytest.raises(LeaseLost, match=words):
+            with pytest.raises(JobBusy, match=words):
                 repository.acquire_lease(job, owner, TTL_S)
         assert repository.job(job.name).driver == str(Owner.current())
 
@@ -149,7 +149,7 @@ class TestLease:
 
     def test_lapses_at_its_time(self, repository: Repository, job: Job, lease: Lease, clock: Clock) -> None:
         clock.advance(TTL_S - 0.001)
-        with pytest.raises(LeaseLost):
+        with pytest.raises(JobBusy):
             repository.acquire_lease(job, ELSEWHERE, TTL_S)
         clock.advance(0.001)
         assert repository.job(job.name).driver is None
@@ -160,7 +160,7 @@ class TestLease:
         renewed = repository.renew(lease)
         assert (renewed.token, renewed.expires_at) == (lease.token, clock.now + timedelta(seconds=TTL_S))
         clock.advance(TTL_S - 1)
-        with pytest.raises(LeaseLost):
+        with pytest.raises(JobBusy):
             repository.acquire_lease(job, ELSEWHERE, TTL_S)
 
     def test_late_but_nobody_took_it(self, repository: Repository, lease: Lease, clock: Clock) -> None:
@@ -204,7 +204,7 @@ class TestLease:
             ) as driver:
                 assert driver.stdout is not None
                 assert driver.stdout.readline() == b"driving\n"
-                with pytest.raises(LeaseLost, match=f"process {driver.pid} "):
+                with pytest.raises(JobBusy, match=f"process {driver.pid} "):
                     repository.acquire_lease(job, Owner.current(), TTL_S)
                 driver.send_signal(signal.SIGKILL)
             assert repository.job(job.name).driver is None
@@ -238,7 +238,7 @@ sys.stdin.read()
 def _acquires(repository: Repository, job: Job) -> bool:
     try:
         repository.acquire_lease(job, ELSEWHERE, 3600)
-    except LeaseLost:
+    except JobBusy:
         return False
     return True
 
