@@ -46,7 +46,7 @@ class Executor(Protocol):
         """End a running probe now, as `interrupted`; unknown ones are ignored."""
 
     def close(self) -> None:
-        """End every probe, waiting ones included, as `interrupted`; when it returns, their processes are gone."""
+        """End every probe, waiting ones too, as `interrupted`; when it returns, their processes are gone."""
 
     def __enter__(self) -> Self: ...
 

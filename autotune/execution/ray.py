@@ -39,8 +39,8 @@ class NodeWorker:
         """Run a NodeShare; its reports as JSON."""
         return [report.to_json() for report in self._supervisor.run(NodeShare.parse(share))]
 
-    def cancel(self) -> None:
-        self._supervisor.cancel()
+    def cancel(self, probe_id: str) -> None:
+        self._supervisor.cancel(probe_id)
 
     def close(self) -> None:
         self._supervisor.close()

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -95,13 +95,15 @@ class Supervisor:
                 return interrupted(share, CLOSED)
             if self._cancelled == share.request.probe_id:
                 return interrupted(share, "cancelled")
-            self._running = share.request.probe_id
             process = self._living_process()
-            sent = _send(process, self._request(share))
+            folder = self._scratch_folder()
+            self._running = share.request.probe_id
+            sent = _send(process, json.dumps({"share": share.model_dump(mode="json"), "folder": str(folder)}))
         try:
             answer = _receive(process, share.request.deadline_s + PREPARATION_S) if sent else None
         finally:
             self._running = None
+            shutil.rmtree(folder, ignore_errors=True)
         if answer is None:
             return interrupted(share, self._why_lost(process))
         self._answers += 1
@@ -131,7 +133,7 @@ class Supervisor:
         return self._process
 
     def _start(self) -> subprocess.Popen[bytes]:
-        try:
+        with _or_unavailable("a probe's supervisor cannot be started"):
             self._folder = Path(tempfile.mkdtemp(prefix="autotune-"))
             environment = probe_environment(os.environ) | {FOLDER_VARIABLE: str(self._folder)}
             if self._visible_gpus is not None:
@@ -147,19 +149,20 @@ class Supervisor:
                     env=environment,
                     start_new_session=True,
                 )
-        except OSError as error:
-            raise ExecutionUnavailable(f"a probe's supervisor cannot be started: {error}") from error
 
-    def _request(self, share: NodeShare) -> str:
-        """The line that asks the zygote for a probe, in a scratch folder of its own."""
+    def _scratch_folder(self) -> Path:
+        """A new folder for one probe."""
         assert self._folder is not None
         self._probes += 1
         folder = self._folder / f"probe-{self._probes}"
-        folder.mkdir()
-        return json.dumps({"share": share.model_dump(mode="json"), "folder": str(folder)})
+        with _or_unavailable("a probe's scratch folder cannot be made"):
+            folder.mkdir(parents=True)  # tidy machines remove an idle job's temporary folder
+        return folder
 
     def _why_lost(self, process: subprocess.Popen[bytes]) -> str:
         """Clear away a supervisor that gave no answer; raises ExecutionUnavailable if it never can."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1.0)
         with self._lock:
             last_words = self._last_words()
             self._end()
@@ -172,7 +175,7 @@ class Supervisor:
         return "the probe's supervisor was killed"
 
     def _end(self) -> None:
-        """SIGTERM lets the supervisor clean up; what it could not, because it was killed itself, goes then."""
+        """SIGTERM lets the supervisor clean up; what one that was killed left behind goes then."""
         process, self._process = self._process, None
         self._answers = 0
         if process is None:
@@ -200,11 +203,21 @@ class Supervisor:
         return lines[-1][:300] if lines else "it said nothing"
 
 
+@contextlib.contextmanager
+def _or_unavailable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ExecutionUnavailable(f"{what}: {error}") from error
+
+
 def _send(process: subprocess.Popen[bytes], line: str) -> bool:
     """Write a line to the zygote; False when it is gone."""
     assert process.stdin is not None
+    rest = line.encode() + b"\n"
     try:
-        process.stdin.write(line.encode() + b"\n")
+        while rest:
+            rest = rest[process.stdin.write(rest) :]
     except (OSError, ValueError):  # the pipe broke, or was closed by `close`
         return False
     return True
@@ -215,16 +228,21 @@ def _receive(process: subprocess.Popen[bytes], limit_s: float) -> bytes | None:
     assert process.stdout is not None
     until = time.monotonic() + limit_s
     answer = b""
-    try:
-        while not answer.endswith(b"\n"):
-            if not select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
-                return None
-            chunk = os.read(process.stdout.fileno(), 1 << 16)
-            if not chunk:
-                return None
-            answer += chunk
-    except (OSError, ValueError):
-        return None
+    with contextlib.ExitStack() as on_exit:
+        try:
+            # The end of the pipe does not tell: a fork of a rank's may hold it open.
+            ended = os.pidfd_open(process.pid)
+            on_exit.callback(os.close, ended)
+            while not answer.endswith(b"\n"):
+                left_s = max(0.0, until - time.monotonic())
+                if process.stdout not in select.select([process.stdout, ended], [], [], left_s)[0]:
+                    return None
+                chunk = os.read(process.stdout.fileno(), 1 << 16)
+                if not chunk:
+                    return None
+                answer += chunk
+        except (OSError, ValueError):  # as above
+            return None
     return answer
 
 
