@@ -97,7 +97,7 @@ def tune(
     Example: autotune tune llama-3.1-8b --gpus H100:8 --ceiling 90% --space fsdp --trials 24
     """
     from autotune.hardware.sizes import parse_share
-    from autotune.service import TuneRequest
+    from autotune.request import TuneRequest
     from search_spaces.dimensions import parse_setting
 
     request = TuneRequest(
@@ -119,15 +119,14 @@ def tune(
         ray_address=ray_address or _settings().ray_address,
     )
     with _service(storage) as service:
-        job = service.submit(request)
-        _run(service, job.name, as_json)
+        _drive(lambda listener: service.tune(request, listener), as_json)
 
 
 @app.command()
 def resume(name: Name, storage: Storage = None, as_json: Json = False) -> None:
     """Go on with a job that was interrupted, paused or failed; its budget goes on where it was."""
     with _service(storage) as service:
-        _run(service, name, as_json)
+        _drive(lambda listener: service.run(name, listener), as_json)
 
 
 @app.command()
@@ -242,6 +241,10 @@ def main() -> NoReturn:
         sys.exit(0)
     except typer.Exit as error:
         sys.exit(error.exit_code)
+    except typer.BadParameter as error:
+        _fail(f"{error.format_message().rstrip('.')}; see --help", BadInput.exit_code)
+    except typer.TyperException as error:  # an unknown command or option
+        _fail(f"{error}; see --help", BadInput.exit_code)
     except typer.Abort:
         _fail("interrupted", INTERRUPTED)
     except KeyboardInterrupt:
@@ -275,15 +278,12 @@ def _service(storage: str | None) -> Any:
     return Service(storage or _settings().storage)
 
 
-def _run(service: Any, name: str, as_json: bool) -> None:
-    from rich.console import Console
-
+def _drive(job: Callable[[Any], Any], as_json: bool) -> None:
+    """Run a job with its progress shown; on stderr where stdout is for JSON."""
     from autotune import terminal
 
-    console = Console(stderr=as_json)
-    spec = service.job(name).spec
-    with terminal.progress(console, name, spec.ceiling_bytes, spec.trials) as listener:
-        answer = service.run(name, listener)
+    with terminal.progress(terminal.console(stderr=as_json)) as listener:
+        answer = job(listener)
     _print(answer.to_dict(), lambda view: view.answer_view(answer), as_json)
 
 
@@ -292,11 +292,13 @@ def _print(data: dict[str, Any], view: Callable[[Any], Any], as_json: bool) -> N
     if as_json:
         print(json.dumps(data, indent=2, default=str))
         return
-    from rich.console import Console
-
     from autotune import terminal
 
-    Console().print(view(terminal), markup=False, highlight=False)
+    shown = view(terminal)
+    if isinstance(shown, str):
+        print(shown)
+    else:
+        terminal.console().print(shown)
 
 
 def _baseline(text: str | None) -> Any:

@@ -1,10 +1,11 @@
 """The use cases, wired once: submit, run, resume, show, export."""
 
+import itertools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -20,23 +21,19 @@ from autotune.errors import (
 )
 from autotune.execution.executor import Executor, Layout
 from autotune.export import Target, write
-from autotune.hardware.inventory import Inventory, NodeGroup
-from autotune.hardware.parse import parse_inventory
-from autotune.hardware.sizes import format_bytes, parse_size
+from autotune.hardware.sizes import format_bytes
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
-from autotune.models.resolve import resolve
-from autotune.models.shape import ModelShape
 from autotune.report.answer import Answer
-from autotune.report.recommend import Facts as AnswerFacts
-from autotune.report.recommend import answer
+from autotune.report.recommend import Facts, answer
 from autotune.report.trials import TrialRow, trial_rows
-from autotune.search.baseline import default_baseline
-from autotune.search.candidates import Candidates, gather
+from autotune.request import UNNAMED, TuneRequest, specify
 from autotune.search.confirmation import Contender
-from autotune.search.events import Listener
+from autotune.search.events import JobStarted, Listener
 from autotune.search.history import TrialState
 from autotune.search.keys import measurement_key
 from autotune.search.loop import SearchLoop
+from autotune.search.problem import Problem, probe_request, work_out
+from autotune.search.samplers import require_sampler
 from autotune.search.stopping import Budget
 from autotune.search.study import SearchStudy
 from autotune.storage.engine import optuna_storage
@@ -44,78 +41,30 @@ from autotune.storage.faults import mapped_errors
 from autotune.storage.owner import Owner
 from autotune.storage.records import Lease
 from autotune.storage.repository import Repository
-from search_spaces.columns import Value
-from search_spaces.constraints import Facts, why_illegal
-from search_spaces.space import SearchSpace
 from trials.contract.config import TrainingConfig
 from trials.contract.constants import engine_constants
-from trials.contract.message import ContractError
-from trials.contract.messages import MeasurementPlan, ProbeRequest, ProbeResult
+from trials.contract.messages import ProbeResult
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 LEASE_S = 60.0
 """A driver on another machine that has not renewed its lease for so long counts as dead."""
-MIN_DEADLINE_S = 120.0
-DEADLINE_STEPS = 60
-"""A probe may take this many forecast steps, and never less than the minimum, before it is timed out: a
-forecast that is wrong by less than a factor of two cannot end one."""
-DEFAULT_SPACE: Mapping[str, str] = {"cpu": "cpu", "cuda": "fsdp"}
-"""Device kind → space, where the user names none and there are several devices."""
-
-
-@dataclass(frozen=True)
-class TuneRequest:
-    """A job in the user's own words; what is None is for autotune to decide."""
-
-    model: str
-    gpus: str = "auto"
-    name: str | None = None
-    ceiling: str | None = None
-    headroom: float = 0.05
-    space: str | None = None
-    settings: Mapping[str, Sequence[Value]] = field(default_factory=dict)
-    baseline: TrainingConfig | None = None
-    global_batch_size: int | None = None
-    global_batch_tolerance: float = 0.10
-    trials: int = 24
-    minutes: float | None = None
-    sampler: str = "forecast_order"
-    seed: int = 0
-    fresh: bool = False
-    executor: str = "ray"
-    ray_address: str | None = None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A job's specification, worked out: everything that follows from it without a probe."""
-
-    spec: JobSpec
-    shape: ModelShape
-    group: NodeGroup
-    facts: Facts
-    candidates: Candidates
-    baseline: TrainingConfig
-
-    @property
-    def layout(self) -> Layout:
-        """How its probes lie on the inventory."""
-        group, world_size = self.group, self.spec.world_size
-        if world_size > group.gpus_per_node:
-            return Layout(group.gpu.kind, world_size // group.gpus_per_node, group.gpus_per_node, 1)
-        return Layout(group.gpu.kind, 1, world_size, group.world_size // world_size)
 
 
 class Service:
     """Everything a user can ask for, on one database."""
 
     def __init__(self, storage_url: str, executors: "Mapping[str, ExecutorFactory] | None" = None) -> None:
-        """`executors`: what `--executor` can name, in place of ours. Raises StorageUnavailable."""
+        """`executors`: what `--executor` can name, in place of ours. Raises BadInput where the
+        database cannot be opened.
+        """
         self._url = storage_url
         self._executors = EXECUTORS if executors is None else executors
-        self._repository = Repository(storage_url)
+        try:
+            self._repository = Repository(storage_url)
+        except StorageUnavailable as error:  # at the start it is what was asked for that is wrong
+            raise BadInput(str(error)) from error
 
     def close(self) -> None:
         self._repository.close()
@@ -135,33 +84,34 @@ class Service:
         """Raises NoSuchJob naming the nearest."""
         return self._repository.job(name)
 
-    def submit(self, request: TuneRequest) -> Job:
-        """Check a job from end to end and record it; nothing is recorded when anything is wrong.
+    def tune(self, request: TuneRequest, listener: Listener) -> Answer:
+        """Check a job from end to end, record it and drive it; nothing is recorded when anything is wrong.
 
-        Raises BadInput, NameInUse, NothingFits.
+        Raises what `run` does, and BadInput, NameInUse, NothingFits, NotHere before the job exists.
         """
         spec = specify(request)
-        work_out(spec)
-        if request.executor not in self._executors:
-            raise BadInput(f"unknown executor {request.executor!r}; known are {', '.join(self._executors)}")
-        if request.name is not None:
-            return self._repository.create_job(spec)
-        return self._create_with_free_name(spec)
+        problem = work_out(spec)
+        require_sampler(spec.sampler)
+        with self._executor(problem) as executor:
+            job = self._create(spec)
+            named = replace(problem, spec=job.spec)
+            return self._run(job, named, executor, listener)
 
     def run(self, name: str, listener: Listener) -> Answer:
-        """Drive a job to its end, from wherever it stands.
+        """Drive a job to its end, from wherever it stands; one that is finished just gives its answer.
 
-        Raises LeaseLost when another driver has it, NothingMeasured when no probe came back with a
-        figure, MachineFault where probes cannot run at all. KeyboardInterrupt pauses the job.
+        Raises JobBusy when another driver has it and LeaseLost when one takes it over, NothingMeasured
+        when no probe came back with a figure, MachineFault where probes cannot run at all.
+        KeyboardInterrupt pauses the job.
         """
         job = self._repository.job(name)
+        if job.status == JobStatus.FINISHED:
+            return self.answer(name)
         if job.status not in RESUMABLE:
-            raise BadInput(f"job {name!r} is {job.status}; `autotune show {name}` prints its answer")
-        lease = self._repository.acquire_lease(job, Owner.current(), LEASE_S)
-        try:
-            return self._drive(job, lease, listener)
-        finally:
-            self._release(lease)
+            raise BadInput(f"job {name!r} is {job.status}; `autotune show {name}` prints what it found")
+        problem = work_out(job.spec)
+        with self._executor(problem) as executor:
+            return self._run(job, problem, executor, listener)
 
     def answer(self, name: str) -> Answer:
         """The answer of a job as it stands."""
@@ -196,30 +146,42 @@ class Service:
             job_name=job.name,
             evidence=(
                 f"{recommendation.evidence}: {speed.median:,.0f} tokens/s ({speed.low:,.0f} to "
-                f"{speed.high:,.0f}), peak {recommendation.peak_bytes / 2**30:.2f} GiB per rank"
+                f"{speed.high:,.0f}), peak {format_bytes(recommendation.peak_bytes)} per rank"
             ),
         )
         return write(target_format, target, folder)
 
-    def _create_with_free_name(self, spec: JobSpec) -> Job:
+    def _executor(self, problem: Problem) -> Executor:
+        return self._executors[problem.spec.executor](problem.layout, problem.spec.ray_address)
+
+    def _create(self, spec: JobSpec) -> Job:
+        if spec.name != UNNAMED:
+            return self._repository.create_job(spec)
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", spec.model.name).strip("-._")[:50] or "job"
         taken = {job.name for job in self._repository.jobs()}
-        number = 1
-        while True:
+        for number in itertools.count(1):
             name = f"{stem}-{number}"
-            number += 1
-            if name in taken:
-                continue
-            try:
-                return self._repository.create_job(spec.model_copy(update={"name": name}))
-            except NameInUse:  # by somebody else, a moment ago
-                continue
+            if name not in taken:
+                # Somebody else may take it a moment before us.
+                with suppress(NameInUse):
+                    return self._repository.create_job(spec.model_copy(update={"name": name}))
+        raise AssertionError("there are always more numbers")
 
-    def _drive(self, job: Job, lease: Lease, listener: Listener) -> Answer:
+    def _run(self, job: Job, problem: Problem, executor: Executor, listener: Listener) -> Answer:
+        lease = self._repository.acquire_lease(job, Owner.current(), LEASE_S)
+        try:
+            listener(JobStarted(job.name, job.spec.ceiling_bytes, job.spec.trials))
+            return self._drive(job, problem, lease, executor, listener)
+        finally:
+            with suppress(LeaseLost):  # somebody cancelled the job, or took it over
+                self._repository.release(lease)
+
+    def _drive(
+        self, job: Job, problem: Problem, lease: Lease, executor: Executor, listener: Listener
+    ) -> Answer:
         repository = self._repository
         job = repository.set_status(lease, JobStatus.RUNNING)
         clock = _SpentClock(lambda seconds: repository.add_spent(lease, seconds))
-        problem = work_out(job.spec)
 
         def heartbeat() -> None:
             repository.renew(lease)
@@ -230,10 +192,7 @@ class Service:
             repository.commit_measurement(lease, trial, repeat, key=key, config=config, result=result)
 
         try:
-            with (
-                self._study(problem) as study,
-                self._executors[job.spec.executor](problem.layout, job.spec.ray_address) as executor,
-            ):
+            with self._study(problem) as study:
                 loop = SearchLoop(
                     problem.candidates,
                     problem.baseline,
@@ -292,7 +251,7 @@ class Service:
             if trial.state == TrialState.COMPLETE and trial.number in results
         ]
         return answer(
-            AnswerFacts(
+            Facts(
                 job=job,
                 candidates=problem.candidates,
                 trials=trials,
@@ -302,12 +261,6 @@ class Service:
                 probe_seconds=sum(m.result.seconds for m in measurements),
             )
         )
-
-    def _release(self, lease: Lease) -> None:
-        try:
-            self._repository.release(lease)
-        except LeaseLost:  # somebody cancelled the job, or took it over
-            return
 
 
 ExecutorFactory = Callable[[Layout, str | None], Executor]
@@ -348,102 +301,6 @@ class _SpentClock:
         now = time.monotonic()
         self._add(now - self._last)
         self._last = now
-
-
-def specify(request: TuneRequest) -> JobSpec:
-    """The user's words, resolved and frozen. Raises BadInput."""
-    model = resolve(request.model)
-    inventory = parse_inventory(request.gpus, request.ray_address)
-    group = inventory.group
-    try:
-        space = SearchSpace.load(request.space or _default_space(group)).narrowed(request.settings)
-        return JobSpec(
-            name=request.name or "unnamed",
-            model=model.spec,
-            shape=asdict(model.shape),
-            gpus=request.gpus,
-            inventory=inventory.to_dict(),
-            world_size=space.world_size or group.world_size,
-            ceiling_bytes=_ceiling_bytes(request.ceiling, group),
-            headroom=request.headroom,
-            space=space.model_dump(mode="json"),
-            global_batch_size=request.global_batch_size,
-            global_batch_tolerance=request.global_batch_tolerance,
-            baseline=request.baseline,
-            trials=request.trials,
-            minutes=request.minutes,
-            sampler=request.sampler,
-            seed=request.seed,
-            fresh=request.fresh,
-            executor=request.executor,
-            ray_address=request.ray_address,
-        )
-    except ContractError as error:
-        raise BadInput(str(error)) from error
-
-
-def work_out(spec: JobSpec) -> Problem:
-    """Enumerate and forecast. Deterministic, so that a resumed job finds what it left.
-
-    Raises BadInput for a baseline that cannot run here, NothingFits where no candidate is left.
-    """
-    shape = ModelShape(**spec.shape)
-    group = Inventory.from_dict(spec.inventory).group
-    space = SearchSpace.parse(spec.space)
-    facts = Facts(
-        world_size=spec.world_size,
-        gpus_per_node=min(group.gpus_per_node, spec.world_size),
-        features=group.gpu.features,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        num_layers=shape.num_layers,
-        vocab_size=shape.vocab_size,
-        max_positions=shape.max_positions,
-        model_type=shape.model_type,
-        global_batch_size=spec.global_batch_size,
-        global_batch_tolerance=spec.global_batch_tolerance,
-    )
-    try:
-        if spec.baseline is not None and (reason := why_illegal(spec.baseline, facts)):
-            raise BadInput(f"the baseline cannot run here: {reason}")
-        candidates = gather(shape, group, facts, space, spec.ceiling_bytes, spec.headroom)
-    except ContractError as error:
-        raise BadInput(str(error)) from error
-    return Problem(spec, shape, group, facts, candidates, spec.baseline or default_baseline(candidates))
-
-
-def probe_request(problem: Problem, probe_id: str, config: TrainingConfig) -> ProbeRequest:
-    index = problem.candidates.index(config)
-    step_s = 0.0 if index is None else float(problem.candidates.forecast.step_s[index])
-    layout = problem.layout
-    return ProbeRequest(
-        probe_id=probe_id,
-        model=problem.spec.model,
-        config=config,
-        device=layout.device,
-        world_size=layout.world_size,
-        num_nodes=layout.num_nodes,
-        ceiling_bytes=problem.spec.ceiling_bytes,
-        deadline_s=max(MIN_DEADLINE_S, DEADLINE_STEPS * step_s),
-        seed=problem.spec.seed,
-        measurement=MeasurementPlan(),
-    )
-
-
-def _ceiling_bytes(text: str | None, group: NodeGroup) -> int:
-    device_bytes = group.gpu.memory_bytes
-    ceiling_bytes = device_bytes if text is None else parse_size(text, device_bytes)
-    if ceiling_bytes > device_bytes:
-        raise BadInput(
-            f"--ceiling {text} is more than the {format_bytes(device_bytes)} that a {group.gpu.name} has"
-        )
-    return ceiling_bytes
-
-
-def _default_space(group: NodeGroup) -> str:
-    if group.gpu.kind == "cuda" and group.world_size == 1:
-        return "single_gpu"
-    return DEFAULT_SPACE[group.gpu.kind]
 
 
 def _why_nothing(result: Answer, reason: str) -> str:

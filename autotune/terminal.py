@@ -14,13 +14,14 @@ from autotune.hardware.sizes import format_bytes
 from autotune.jobs import Job
 from autotune.report.answer import Answer, Row
 from autotune.report.trials import TrialRow
-from autotune.search.events import Event, Listener, ProbeEnded, ProbeStarted, Standing
+from autotune.search.events import Event, JobStarted, Listener, ProbeEnded, ProbeStarted, Standing
 from autotune.search.history import TrialRecord
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import Estimate
 from trials.contract.outcome import Outcome
 
 SHOWN_TRIALS = 12
+PLAIN_WIDTH = 150
 USUAL = TrainingConfig()
 
 COLOURS = {
@@ -55,25 +56,34 @@ def describe(config: TrainingConfig) -> str:
     return " ".join(words) + f" length {config.sequence_length}"
 
 
+def console(*, stderr: bool = False) -> Console:
+    """As wide as the terminal; where there is none, wide enough that nothing is folded."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=PLAIN_WIDTH)
+
+
 @contextmanager
-def progress(console: Console, job: str, ceiling_bytes: int, trials: int) -> Iterator[Listener]:
+def progress(console: Console) -> Iterator[Listener]:
     """A listener that draws on a terminal, or writes a line per probe elsewhere."""
     if not console.is_terminal:
-        yield PlainProgress(console, ceiling_bytes, trials)
+        yield PlainProgress(console)
         return
-    view = LiveProgress(job, ceiling_bytes, trials)
+    view = LiveProgress()
     with Live(view, console=console, refresh_per_second=4):
         yield view
 
 
 class PlainProgress:
-    def __init__(self, console: Console, ceiling_bytes: int, trials: int) -> None:
+    """A line per probe, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._ceiling_bytes = ceiling_bytes
-        self._trials = trials
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, ProbeEnded):
+        if isinstance(event, JobStarted):
+            ceiling = format_bytes(event.ceiling_bytes)
+            self._print(f"job {event.name}: at most {event.trials} trials under {ceiling} per device")
+        elif isinstance(event, ProbeEnded):
             name = (
                 f"trial {event.trial}" if not event.repeat else f"confirming {event.trial} ({event.repeat})"
             )
@@ -93,15 +103,15 @@ class PlainProgress:
 class LiveProgress:
     """Redrawn by rich: the latest trials, the best so far against the baseline, memory, what is left."""
 
-    def __init__(self, job: str, ceiling_bytes: int, trials: int) -> None:
-        self._job = job
-        self._ceiling_bytes = ceiling_bytes
-        self._trials = trials
+    def __init__(self) -> None:
+        self._job = JobStarted("", 0, 0)
         self._running: dict[tuple[int, int], TrainingConfig] = {}
         self._standing: Standing | None = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, ProbeStarted):
+        if isinstance(event, JobStarted):
+            self._job = event
+        elif isinstance(event, ProbeStarted):
             self._running[event.trial, event.repeat] = event.config
         elif isinstance(event, ProbeEnded):
             self._running.pop((event.trial, event.repeat), None)
@@ -112,7 +122,7 @@ class LiveProgress:
         parts: list[RenderableType] = [self._table()]
         if self._standing is not None:
             parts.append(self._summary(self._standing))
-        return Panel(Group(*parts), title=f"autotune · {self._job}", border_style="dim")
+        return Panel(Group(*parts), title=f"autotune · {self._job.name}", border_style="dim")
 
     def _table(self) -> Table:
         table = Table(box=None, expand=True, header_style="bold")
@@ -140,10 +150,11 @@ class LiveProgress:
                 text.append(f"  {best.tokens_per_second / baseline.tokens_per_second:.2f}× the baseline")
             peak = best.peak_bytes or 0
             bar = Group(
-                ProgressBar(total=self._ceiling_bytes, completed=peak, width=40),
-                Text(f"{format_bytes(peak)} of {format_bytes(self._ceiling_bytes)}", style="dim"),
+                ProgressBar(total=self._job.ceiling_bytes, completed=peak, width=40),
+                Text(f"{format_bytes(peak)} of {format_bytes(self._job.ceiling_bytes)}", style="dim"),
             )
-        left = f"{standing.trials_left} of {self._trials} trials left, {_clock(standing.seconds_spent)} spent"
+        left = f"{standing.trials_left} of {self._job.trials} trials left"
+        left += f", {_clock(standing.seconds_spent)} spent"
         if standing.seconds_left < float("inf"):
             left += f", at most {_clock(max(0.0, standing.seconds_left))} to go"
         grid.add_row(Group(text, Text(left, style="dim")), bar)
@@ -261,7 +272,7 @@ def facts_view(rows: Sequence[dict[str, object]]) -> Table:
     """Rows of equal keys as a table."""
     table = Table(box=None, header_style="bold")
     for key in rows[0] if rows else ():
-        table.add_column(key.replace("_", " "))
+        table.add_column(key.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     return table

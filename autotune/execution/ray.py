@@ -3,24 +3,29 @@
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from autotune.errors import ExecutionUnavailable, NotHere
 from autotune.execution.executor import LaneExecutor, Layout
-from autotune.execution.supervisor import Supervisor, free_port, interrupted
+from autotune.execution.supervisor import CLOSED, Supervisor, free_port, interrupted
 from trials.contract.merge import merge
 from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, RankReport
 from trials.contract.outcome import Outcome
 
 PLACEMENT_TIMEOUT_S = 60.0
 """How long a placement group may wait for its devices before they count as taken by others."""
+PLACEMENT_CHECK_S = 0.5
+"""How soon a probe that waits for its devices notices that it was cancelled."""
 CLOSE_TIMEOUT_S = 20.0
+CREATION_FAILED = "creation task"
+"""In Ray's words for an actor that never came up, as against one that was lost; both are ActorDiedError."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a local cluster; probes pass kilobytes."""
 
@@ -46,6 +51,10 @@ class NodeWorker:
         self._supervisor.close()
 
 
+class _GivenUp(Exception):
+    """The probe was cancelled, or the executor closed, before it began; the message says which."""
+
+
 class RayLane:
     """A placement group with one worker per node, opened by its first probe and kept for the next ones."""
 
@@ -53,6 +62,7 @@ class RayLane:
         self._layout = layout
         self._group: PlacementGroup | None = None
         self._workers: list[Any] = []
+        self._cancelled: str | None = None
         self._closed = False
         self._lock = threading.Lock()
 
@@ -61,11 +71,12 @@ class RayLane:
         reports = self._reports(request)
         return merge(request, reports, time.monotonic() - started)
 
-    def cancel(self) -> None:
+    def cancel(self, probe_id: str) -> None:
         with self._lock:
+            self._cancelled = probe_id
             workers = list(self._workers)
         for worker in workers:
-            worker.cancel.remote()
+            worker.cancel.remote(probe_id)
 
     def close(self) -> None:
         with self._lock:
@@ -81,12 +92,15 @@ class RayLane:
 
     def _reports(self, request: ProbeRequest) -> list[RankReport]:
         try:
-            workers = self._open()
+            workers = self._open(request.probe_id)
             host, port = ray.get(workers[0].rendezvous.remote())
-        except RayError as error:
+        except (RayError, _GivenUp) as error:
             self._discard()
-            share = NodeShare(request=request, rendezvous_port=1)
-            return interrupted(share, f"the worker was lost before the probe began: {_first_line(error)}")
+            if isinstance(error, RayActorError) and CREATION_FAILED in str(error):
+                cause = str(error).splitlines()[-1]
+                raise ExecutionUnavailable(f"a Ray worker cannot be started: {cause}") from error
+            why = str(error) if isinstance(error, _GivenUp) else f"the worker was lost: {_first_line(error)}"
+            return interrupted(NodeShare(request=request, rendezvous_port=1), why)
         shares = [
             NodeShare(request=request, node_rank=node, rendezvous_host=host, rendezvous_port=port)
             for node in range(request.num_nodes)
@@ -101,37 +115,62 @@ class RayLane:
             share = running.pop(done)
             try:
                 of_node = [RankReport.parse(report) for report in ray.get(done)]
+            except RayTaskError as error:  # the worker lives, and says that it cannot run probes
+                self._discard()
+                raise ExecutionUnavailable(str(error.cause)) from error
             except RayError as error:
                 lost = True
                 of_node = interrupted(share, f"the worker was lost: {_first_line(error)}")
             reports += of_node
             if running and any(report.outcome != Outcome.MEASURED for report in of_node):
-                self.cancel()  # the other nodes' ranks would wait for these until the deadline
+                # The other nodes' ranks would wait for these until the deadline.
+                self.cancel(request.probe_id)
         if lost:
             self._discard()
         return reports
 
-    def _open(self) -> list[Any]:
-        """The lane's workers, on devices that are theirs alone. Raises ExecutionUnavailable."""
+    def _open(self, probe_id: str) -> list[Any]:
+        """The lane's workers, on devices that are theirs alone. Raises ExecutionUnavailable and _GivenUp."""
+        with self._lock:
+            workers = self._workers
+        if not workers:
+            size = self._layout.ranks_per_node
+            resources = {"GPU": size, "CPU": size} if self._layout.device == "cuda" else {"CPU": size}
+            group = self._place(resources, probe_id)
+            workers = self._start_workers(resources, group)
+            with self._lock:
+                self._group, self._workers = group, workers
+        # Whoever cancels or closes from here on finds the workers and tells them.
+        self._check_wanted(probe_id)
+        return workers
+
+    def _place(self, resources: Mapping[str, int], probe_id: str) -> PlacementGroup:
+        nodes = self._layout.num_nodes
+        group = placement_group([resources] * nodes, "STRICT_SPREAD" if nodes > 1 else "STRICT_PACK")
+        until = time.monotonic() + PLACEMENT_TIMEOUT_S
+        try:
+            while not group.wait(PLACEMENT_CHECK_S):
+                self._check_wanted(probe_id)
+                if time.monotonic() > until:
+                    raise ExecutionUnavailable(
+                        f"the Ray cluster had no room for a probe within {PLACEMENT_TIMEOUT_S:g} s: "
+                        f"it needs {nodes} × {_words(resources)}; are others using it?"
+                    )
+        except BaseException:
+            remove_placement_group(group)
+            raise
+        return group
+
+    def _check_wanted(self, probe_id: str) -> None:
         with self._lock:
             if self._closed:
-                raise ExecutionUnavailable("the executor was closed")
-            if self._workers:
-                return self._workers
-        size = self._layout.ranks_per_node
-        resources = {"GPU": size, "CPU": size} if self._layout.device == "cuda" else {"CPU": size}
-        several = self._layout.num_nodes > 1
-        group = placement_group(
-            [resources] * self._layout.num_nodes, "STRICT_SPREAD" if several else "STRICT_PACK"
-        )
-        if not group.wait(PLACEMENT_TIMEOUT_S):
-            remove_placement_group(group)
-            raise ExecutionUnavailable(
-                f"the Ray cluster had no room for a probe within {PLACEMENT_TIMEOUT_S:g} s: "
-                f"it needs {self._layout.num_nodes} × {_words(resources)}; are others using it?"
-            )
+                raise _GivenUp(CLOSED)
+            if self._cancelled == probe_id:
+                raise _GivenUp("cancelled")
+
+    def _start_workers(self, resources: Mapping[str, int], group: PlacementGroup) -> list[Any]:
         worker = ray.remote(NodeWorker)
-        workers = [
+        return [
             worker.options(
                 num_cpus=resources["CPU"],
                 num_gpus=resources.get("GPU", 0),
@@ -142,9 +181,6 @@ class RayLane:
             ).remote(self._layout.device)
             for node in range(self._layout.num_nodes)
         ]
-        with self._lock:
-            self._group, self._workers = group, workers
-        return workers
 
     def _discard(self) -> None:
         """Give up the workers after one was lost; the next probe opens new ones."""
@@ -164,17 +200,18 @@ class RayExecutor(LaneExecutor):
         """Raises ExecutionUnavailable when Ray cannot be reached, NotHere when no worker has the devices."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            if address is None:
-                ray.init(
-                    address="local",
-                    num_cpus=layout.world_size * layout.num_slots,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="error",
-                )
-            else:
-                ray.init(address=address, log_to_driver=False, logging_level="error")
+            with _quiet_driver():
+                if address is None:
+                    ray.init(
+                        address="local",
+                        num_cpus=layout.world_size * layout.num_slots,
+                        object_store_memory=OBJECT_STORE_BYTES,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level="error",
+                    )
+                else:
+                    ray.init(address=address, log_to_driver=False, logging_level="error")
         except (RayError, ConnectionError, RuntimeError, ValueError) as error:
             where = f"at {address}" if address else "on this machine"
             raise ExecutionUnavailable(
@@ -191,6 +228,21 @@ class RayExecutor(LaneExecutor):
     def close(self) -> None:
         super().close()
         ray.shutdown()
+
+
+@contextmanager
+def _quiet_driver() -> Iterator[None]:
+    """Keep a driver that is initialised under it from printing the cluster's errors.
+
+    It would do so on stdout, which belongs to the answer, and Ray has no setting against it. What matters
+    to a probe is in its result.
+    """
+    listen = ray._private.worker.listen_error_messages
+    ray._private.worker.listen_error_messages = lambda worker, threads_stopped: None
+    try:
+        yield
+    finally:
+        ray._private.worker.listen_error_messages = listen
 
 
 def _require(layout: Layout, nodes: list[Mapping[str, float]]) -> None:

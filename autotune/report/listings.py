@@ -35,6 +35,7 @@ def known_gpus() -> list[dict[str, Any]]:
             "bandwidth_gb_per_s": entry.gpu.bandwidth_gb_per_s,
             "bf16_tflops": entry.gpu.tflops.get("bf16"),
             "link_gb_per_s": entry.gpu.link_gb_per_s,
+            "features": sorted(entry.gpu.features),
             "source": entry.gpu.source,
         }
         for entry in catalog.entries()

@@ -10,6 +10,13 @@ from trials.contract.outcome import Outcome
 
 
 @dataclass(frozen=True)
+class JobStarted:
+    name: str
+    ceiling_bytes: int
+    trials: int
+
+
+@dataclass(frozen=True)
 class ProbeStarted:
     trial: int
     config: TrainingConfig
@@ -38,7 +45,7 @@ class Standing:
     seconds_left: float
 
 
-Event = ProbeStarted | ProbeEnded | Standing
+Event = JobStarted | ProbeStarted | ProbeEnded | Standing
 
 
 class Listener(Protocol):

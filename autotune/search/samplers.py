@@ -155,10 +155,14 @@ SAMPLERS: Mapping[str, Maker] = MappingProxyType(
 """What `--sampler` can name."""
 
 
+def require_sampler(name: str) -> None:
+    """Raise BadInput for a name that is none."""
+    if name not in SAMPLERS:
+        raise BadInput(f"unknown sampler {name!r}{nearest(name, list(SAMPLERS))}")
+
+
 def make_sampler(
     name: str, candidates: Candidates, encoding: Encoding, seed: int, history: History
 ) -> CandidateSampler:
-    """Raises BadInput for a name that is none."""
-    if name not in SAMPLERS:
-        raise BadInput(f"unknown sampler {name!r}{nearest(name, list(SAMPLERS))}")
+    require_sampler(name)
     return SAMPLERS[name](candidates, encoding, seed, history)

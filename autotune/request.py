@@ -1,0 +1,93 @@
+"""`TuneRequest`: a job in the user's own words, and what they stand for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from autotune.errors import BadInput
+from autotune.hardware.inventory import NodeGroup
+from autotune.hardware.parse import parse_inventory
+from autotune.hardware.sizes import format_bytes, parse_size
+from autotune.jobs import JobSpec
+from autotune.models.resolve import resolve
+from search_spaces.columns import Value
+from search_spaces.space import SearchSpace
+from trials.contract.config import TrainingConfig
+from trials.contract.message import ContractError
+
+UNNAMED = "unnamed"
+"""Until the database gives a job its name."""
+DEFAULT_SPACE: Mapping[str, str] = {"cpu": "cpu", "cuda": "fsdp"}
+"""Device kind → space, where the user names none and there are several devices."""
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """A job in the user's own words; what is None is for autotune to decide."""
+
+    model: str
+    gpus: str = "auto"
+    name: str | None = None
+    ceiling: str | None = None
+    headroom: float = 0.05
+    space: str | None = None
+    settings: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    baseline: TrainingConfig | None = None
+    global_batch_size: int | None = None
+    global_batch_tolerance: float = 0.10
+    trials: int = 24
+    minutes: float | None = None
+    sampler: str = "forecast_order"
+    seed: int = 0
+    fresh: bool = False
+    executor: str = "ray"
+    ray_address: str | None = None
+
+
+def specify(request: TuneRequest) -> JobSpec:
+    """The user's words, resolved and frozen. Raises BadInput."""
+    model = resolve(request.model)
+    inventory = parse_inventory(request.gpus, request.ray_address)
+    group = inventory.group
+    try:
+        space = SearchSpace.load(request.space or _default_space(group)).narrowed(request.settings)
+        return JobSpec.parse(
+            {
+                "name": request.name or UNNAMED,
+                "model": model.spec,
+                "shape": asdict(model.shape),
+                "gpus": request.gpus,
+                "inventory": inventory.to_dict(),
+                "world_size": space.world_size or group.world_size,
+                "ceiling_bytes": _ceiling_bytes(request.ceiling, group),
+                "headroom": request.headroom,
+                "space": space.model_dump(mode="json"),
+                "global_batch_size": request.global_batch_size,
+                "global_batch_tolerance": request.global_batch_tolerance,
+                "baseline": request.baseline,
+                "trials": request.trials,
+                "minutes": request.minutes,
+                "sampler": request.sampler,
+                "seed": request.seed,
+                "fresh": request.fresh,
+                "executor": request.executor,
+                "ray_address": request.ray_address,
+            }
+        )
+    except ContractError as error:
+        raise BadInput(str(error)) from error
+
+
+def _ceiling_bytes(text: str | None, group: NodeGroup) -> int:
+    device_bytes = group.gpu.memory_bytes
+    ceiling_bytes = device_bytes if text is None else parse_size(text, device_bytes)
+    if ceiling_bytes > device_bytes:
+        raise BadInput(
+            f"--ceiling {text} is more than the {format_bytes(device_bytes)} that a {group.gpu.name} has"
+        )
+    return ceiling_bytes
+
+
+def _default_space(group: NodeGroup) -> str:
+    if group.gpu.kind == "cuda" and group.world_size == 1:
+        return "single_gpu"
+    return DEFAULT_SPACE[group.gpu.kind]
