@@ -12,50 +12,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from autotune.errors import ExecutionUnavailable
-from trials.contract.constants import engine_constants
+from autotune.execution.environment import FOLDER_VARIABLE, probe_environment
 from trials.contract.messages import DeviceKind, NodeShare, RankReport
 from trials.contract.outcome import Outcome, Phase
 
 PREPARATION_S = 600.0
 """Imports, and operators that DeepSpeed compiles once per machine (one to two minutes each)."""
 
-PASSED_ON = (
-    "HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TMPDIR", "TZ",
-    "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME",
-)  # fmt: skip
-PASSED_ON_PREFIXES = ("CUDA_", "GLOO_", "LC_", "NCCL_", "NVIDIA_", "TORCH_", "TORCHINDUCTOR_", "TRITON_")
-"""A probe's environment is what is named here and nothing else; credentials stay with the driver."""
-
-
-FOLDER_VARIABLE = "AUTOTUNE_PROBE_FOLDER"
-"""Set to the supervisor's scratch folder, which marks everything that it ever started."""
 CLOSED = "the executor was closed"
 PYTHON_FAILED = 1
 """Exit status of an interpreter that an exception ended."""
-
-
-def probe_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a supervisor, and so of everything that runs a probe."""
-    passed = {k: v for k, v in environment.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
-    return passed | {
-        # One thread per rank; helper threads would not survive the fork either.
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
-        # Nothing is looked up or downloaded.
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Asking whether there is CUDA must not initialise it in the process that forks.
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        "PYTORCH_CUDA_ALLOC_CONF": engine_constants(0).cuda_allocator,
-    }
 
 
 def free_port() -> int:
@@ -77,9 +50,10 @@ class Supervisor:
         self._visible_gpus = visible_gpus
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
+        self._log: IO[bytes] | None = None
         self._probes = 0
-        self._answers = 0
-        """Of the present process; while there is none, it has not shown that it can run anything."""
+        self._answered = False
+        """Whether the present process has shown that it can run a probe."""
         self._lock = threading.Lock()
         self._running: str | None = None
         self._cancelled: str | None = None
@@ -106,7 +80,7 @@ class Supervisor:
             shutil.rmtree(folder, ignore_errors=True)
         if answer is None:
             return interrupted(share, self._why_lost(process))
-        self._answers += 1
+        self._answered = True
         return [RankReport.model_validate(report) for report in json.loads(answer)]
 
     def cancel(self, probe_id: str) -> None:
@@ -139,16 +113,16 @@ class Supervisor:
             if self._visible_gpus is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = self._visible_gpus
             module = ["-P", "-m", "trials.supervisor", self._device, str(os.getpid()), str(self._folder)]
-            with self._log.open("wb") as log:
-                return subprocess.Popen(
-                    [sys.executable, *module],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    bufsize=0,
-                    env=environment,
-                    start_new_session=True,
-                )
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by _end
+            return subprocess.Popen(
+                [sys.executable, *module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                bufsize=0,
+                env=environment,
+                start_new_session=True,
+            )
 
     def _scratch_folder(self) -> Path:
         """A new folder for one probe."""
@@ -164,12 +138,12 @@ class Supervisor:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=1.0)
         with self._lock:
-            last_words = self._last_words()
+            answered, last_words = self._answered, self._last_words()
             self._end()
         if self._closed:
             return CLOSED
         if process.returncode == PYTHON_FAILED:
-            if not self._answers:
+            if not answered:
                 raise ExecutionUnavailable(f"a probe's supervisor cannot be started: {last_words}")
             return f"the probe's supervisor failed: {last_words}"
         return "the probe's supervisor was killed"
@@ -177,7 +151,7 @@ class Supervisor:
     def _end(self) -> None:
         """SIGTERM lets the supervisor clean up; what one that was killed left behind goes then."""
         process, self._process = self._process, None
-        self._answers = 0
+        self._answered = False
         if process is None:
             return
         process.send_signal(signal.SIGTERM)
@@ -189,17 +163,16 @@ class Supervisor:
         assert self._folder is not None
         _kill_marked(self._folder)
         shutil.rmtree(self._folder, ignore_errors=True)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-    @property
-    def _log(self) -> Path:
-        assert self._folder is not None
-        return self._folder / "supervisor.log"
+        for file in (process.stdin, process.stdout, self._log):
+            if file is not None:
+                file.close()
 
     def _last_words(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
+        """The last line that the supervisor or the zygote wrote to stderr."""
+        if self._log is None or self._log.closed:
+            return "it said nothing"
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else "it said nothing"
 
 
@@ -231,13 +204,13 @@ def _receive(process: subprocess.Popen[bytes], limit_s: float) -> bytes | None:
     with contextlib.ExitStack() as on_exit:
         try:
             # The end of the pipe does not tell: a fork of a rank's may hold it open.
-            ended = os.pidfd_open(process.pid)
+            pipe, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
             on_exit.callback(os.close, ended)
             while not answer.endswith(b"\n"):
                 left_s = max(0.0, until - time.monotonic())
-                if process.stdout not in select.select([process.stdout, ended], [], [], left_s)[0]:
+                if pipe not in select.select([pipe, ended], [], [], left_s)[0]:
                     return None
-                chunk = os.read(process.stdout.fileno(), 1 << 16)
+                chunk = os.read(pipe, 1 << 16)
                 if not chunk:
                     return None
                 answer += chunk

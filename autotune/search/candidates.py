@@ -1,5 +1,6 @@
 """The candidates of a job: every legal configuration that may fit, with its forecast."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,7 @@ def gather(
     may_fit = predicted.device_bytes <= usable_bytes * (1 + DOUBT)
     if not may_fit.any():
         least = int(np.argmin(predicted.device_bytes))
-        needed = int(predicted.device_bytes[least] / (1 - headroom))
+        needed = math.ceil(predicted.device_bytes[least] / (1 - headroom)) + 1
         config = enumeration.columns.config(least)
         raise NothingFits(
             f"nothing fits under {format_bytes(ceiling_bytes)}: the smallest configuration of the space "

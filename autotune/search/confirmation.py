@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import Estimate, ProbeResult
@@ -100,7 +99,7 @@ def speedup(winner: Contender, baseline: Contender) -> Estimate:
     if len(ratios) > 1:
         return median_interval(ratios)
     own, base = winner.tokens_per_second, baseline.tokens_per_second
-    return Estimate(median=median(ratios), low=own.low / base.high, high=own.high / base.low)
+    return Estimate(median=ratios[0], low=own.low / base.high, high=own.high / base.low)
 
 
 def is_tie(winner: Contender, other: Contender) -> bool:

@@ -71,7 +71,7 @@ def with_accelerate(files: list[str]) -> dict[str, Any]:
             optimizer.zero_grad()
     with accelerator.autocast():
         inside = nn.Linear(4, 4)(torch.ones(1, 4)).dtype
-    return {
+    seen = {
         "rank": accelerator.process_index,
         "world_size": accelerator.num_processes,
         "type": accelerator.distributed_type.value,
@@ -82,6 +82,8 @@ def with_accelerate(files: list[str]) -> dict[str, Any]:
         "trained": checksum(wrapped) != before,
         "weights": checksum(wrapped),
     }
+    accelerator.free_memory()
+    return seen
 
 
 def with_deepspeed(files: list[str]) -> dict[str, Any]:

@@ -1,28 +1,49 @@
 """Medians and their intervals, from as few samples as a probe affords."""
 
 import math
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
+from statistics import median, stdev
+from types import MappingProxyType
 
 from trials.contract.messages import Estimate
 
+ENOUGH_FOR_ORDER = 6
+"""Samples from which two of them can enclose the median with 95 % probability: 1 - 2 · 0.5⁶ = 0.97."""
 
-def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Median of `samples` with its distribution-free interval.
+STUDENT_T: Mapping[int, float] = MappingProxyType({1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776})
+"""Degrees of freedom → the 97.5 % quantile of Student's distribution."""
 
-    The interval is between two order statistics; its coverage follows from the binomial distribution
-    (Conover, Practical Nonparametric Statistics, 3.2). Under six samples no pair of them reaches 95 %,
-    and the range is returned. Raises ValueError when there are none.
+
+def median_interval(samples: Sequence[float]) -> Estimate:
+    """Median of positive `samples` with its 95 % interval.
+
+    From six samples on it lies between two of them, whatever their distribution: the coverage of order
+    statistics is binomial (Conover, Practical Nonparametric Statistics, 3.2). Two to five samples say too
+    little for that; theirs is Student's interval of the logarithms around the median, which takes noise to
+    be log-normal. One sample has no width. Raises ValueError when there are none.
     """
     if not samples:
         raise ValueError("the median of nothing")
     ordered = sorted(samples)
     n = len(ordered)
-    tail, rank = 0.5**n, 0
-    while tail + math.comb(n, rank + 1) * 0.5**n <= (1 - confidence) / 2 and rank + 1 < n // 2:
+    middle = median(ordered)
+    if n >= ENOUGH_FOR_ORDER:
+        rank = _outermost_rank(n)
+        return Estimate(median=middle, low=ordered[rank], high=ordered[n - 1 - rank])
+    if n == 1:
+        return Estimate(median=middle, low=middle, high=middle)
+    factor = math.exp(STUDENT_T[n - 1] * stdev(map(math.log, ordered)) / math.sqrt(n))
+    return Estimate(median=middle, low=middle / factor, high=middle * factor)
+
+
+def _outermost_rank(n: int) -> int:
+    """How many samples may be left out at each end with at most 2.5 % of the median's probability beyond."""
+    rank, tail = 0, 0.5**n
+    while True:
+        tail += math.comb(n, rank + 1) * 0.5**n
+        if tail > 0.025:
+            return rank
         rank += 1
-        tail += math.comb(n, rank) * 0.5**n
-    return Estimate(median=median(ordered), low=ordered[rank], high=ordered[n - 1 - rank])
 
 
 def relative_half_width(estimate: Estimate) -> float:

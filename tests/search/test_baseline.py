@@ -1,0 +1,39 @@
+from conftest import GIB, make_problem
+
+from autotune.search.baseline import default_baseline
+
+
+def test_plenty_of_memory_means_ddp_in_bf16_with_the_largest_power_of_two(problem):
+    chosen = default_baseline(make_problem(ceiling_bytes=11 * GIB).candidates)
+    assert (chosen.sharding, chosen.precision, chosen.activation_checkpointing) == ("ddp", "bf16", "none")
+    assert chosen.micro_batch_size == 16
+
+
+def test_a_tight_ceiling_shrinks_the_micro_batch_before_anything_else():
+    candidates = make_problem(ceiling_bytes=int(1.6 * GIB)).candidates
+    chosen = default_baseline(candidates)
+    assert chosen.sharding == "ddp"
+    assert chosen.micro_batch_size in (1, 2, 4, 8)
+    index = candidates.index(chosen)
+    assert index is not None
+    assert candidates.fits[index]
+
+
+def test_checkpointing_is_given_up_only_where_nothing_fits_without():
+    settings = {"micro_batch_size": [16], "sharding": ["ddp"], "precision": ["bf16"]}
+    roomy = default_baseline(make_problem(ceiling_bytes=8 * GIB, settings=settings).candidates)
+    assert roomy.activation_checkpointing == "none"
+    peaks = make_problem(ceiling_bytes=8 * GIB, settings=settings).candidates.forecast.device_bytes
+    between = int((peaks.min() + peaks.max()) / 2 / 0.95)
+    tight = default_baseline(make_problem(ceiling_bytes=between, settings=settings).candidates)
+    assert tight.activation_checkpointing == "full"
+
+
+def test_the_space_without_bf16_gives_fp32():
+    chosen = default_baseline(make_problem(settings={"precision": ["fp32", "bf16_pure"]}).candidates)
+    assert chosen.precision == "fp32"
+
+
+def test_the_longest_sequence_is_the_product():
+    chosen = default_baseline(make_problem(settings={"sequence_length": [64, 128]}).candidates)
+    assert chosen.sequence_length == 128

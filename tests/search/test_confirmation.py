@@ -1,0 +1,90 @@
+import pytest
+
+from autotune.search.confirmation import ROUNDS, Contender, headline, is_tie, next_to_confirm, ranked, speedup
+from trials.contract.config import TrainingConfig
+from trials.contract.messages import Estimate, ProbeResult
+from trials.contract.outcome import Outcome, Phase
+
+USABLE = 1000
+
+
+def result(speed, peak=500, outcome=Outcome.MEASURED):
+    estimate = Estimate(median=speed, low=speed * 0.98, high=speed * 1.02) if speed else None
+    return ProbeResult(
+        probe_id="p", outcome=outcome, phase=Phase.DONE, tokens_per_second=estimate, peak_bytes=peak
+    )
+
+
+def contender(trial, *speeds, peak=500, length=64):
+    config = TrainingConfig(micro_batch_size=trial + 1, sequence_length=length)
+    return Contender(trial, config, {i: result(s, peak) for i, s in enumerate(speeds)}, USABLE)
+
+
+def run_confirmation(speeds, baseline):
+    """Confirm until done; each contender always measures what `speeds` says. Returns the order of trials."""
+    results = {trial: {0: result(speed)} for trial, speed in speeds.items()}
+    order = []
+    while True:
+        field = [
+            Contender(t, TrainingConfig(micro_batch_size=t + 1), r, USABLE) for t, r in sorted(results.items())
+        ]
+        due = next_to_confirm(field, field[baseline])
+        if due is None:
+            return order
+        order.append(due.trial)
+        results[due.trial][due.next_repeat] = result(speeds[due.trial])
+
+
+def test_winner_runner_up_and_baseline_are_interleaved():
+    assert run_confirmation({0: 50, 1: 100, 2: 90, 3: 80}, baseline=0) == [1, 2, 0] * ROUNDS
+
+
+def test_a_baseline_that_leads_is_confirmed_once_like_any_other():
+    assert run_confirmation({0: 100, 1: 90, 2: 80}, baseline=0) == [0, 1] * ROUNDS
+
+
+def test_who_fails_its_confirmation_makes_room():
+    failed = contender(0, 100.0)
+    failed = Contender(0, failed.config, {0: result(100), 1: result(0, outcome=Outcome.OUT_OF_MEMORY)}, USABLE)
+    second, third = contender(1, 90), contender(2, 80)
+    assert next_to_confirm([failed, second, third], None) is second
+    assert [c.trial for c in ranked([failed, second, third])] == [1, 2]
+
+
+def test_a_confirmation_above_the_usable_memory_disqualifies():
+    swollen = Contender(0, TrainingConfig(), {0: result(100), 1: result(100, peak=USABLE + 1)}, USABLE)
+    assert not swollen.holds
+
+
+def test_who_falls_behind_in_its_confirmations_is_overtaken_and_the_next_one_confirmed():
+    lucky = contender(0, 100, 60, 60, 60)
+    steady = contender(1, 90, 90, 90, 90)
+    third = contender(2, 80)
+    assert next_to_confirm([lucky, steady, third], None) is third
+
+
+def test_equal_speed_goes_to_the_one_with_memory_to_spare():
+    assert [c.trial for c in ranked([contender(0, 100, peak=900), contender(1, 100, peak=400)])] == [1, 0]
+
+
+def test_only_the_longest_length_that_holds_competes():
+    short, long = contender(0, 200, length=64), contender(1, 50, length=128)
+    assert [c.trial for c in headline([short, long])] == [1]
+
+
+def test_speedup_is_taken_round_by_round():
+    """A machine that halves its speed between rounds does not touch the ratio."""
+    winner, baseline = contender(1, 120, 200, 100, 150), contender(0, 10, 100, 50, 75)
+    assert speedup(winner, baseline).median == pytest.approx(2.0)
+    assert speedup(winner, baseline).low == pytest.approx(2.0)
+
+
+def test_the_baseline_against_itself_is_one():
+    own = contender(0, 100, 90, 110)
+    assert speedup(own, own) == Estimate(median=1.0, low=1.0, high=1.0)
+
+
+def test_ties_are_closer_than_the_spread_of_their_probes():
+    noisy = contender(0, 100, 90, 110, 100)
+    assert is_tie(noisy, contender(1, 97, 99, 96, 98))
+    assert not is_tie(contender(0, 100, 100, 100, 100), contender(1, 97, 97, 97, 97))
