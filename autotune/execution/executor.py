@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from autotune.errors import ExecutionUnavailable
-from trials.contract.messages import DeviceKind, ProbeRequest, ProbeResult
+from trials.contract.messages import DeviceKind, ProbeRequest, ProbeResult, failure
+from trials.contract.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Executor(Protocol):
         """Raises ExecutionUnavailable when the executor has been closed."""
 
     def cancel(self, probe_id: str) -> None:
-        """End a running probe now, as `interrupted`; unknown ones are ignored."""
+        """End a probe now, running or waiting, as `interrupted`; unknown ones are ignored."""
 
     def close(self) -> None:
         """End every probe, waiting ones too, as `interrupted`; when it returns, their processes are gone."""
@@ -75,7 +76,9 @@ class LaneExecutor:
         self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for lane in lanes:
             self._idle.put(lane)
-        self._running: dict[str, Lane] = {}
+        self._lane_of: dict[str, Lane | None] = {}
+        """Every probe that has no result yet; None while it waits for its turn."""
+        self._cancelled: set[str] = set()
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="probe")
 
@@ -84,16 +87,20 @@ class LaneExecutor:
         return len(self._lanes)
 
     def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
-        try:
-            return self._threads.submit(self._run, request)
-        except RuntimeError as error:  # of a pool that was shut down
-            raise ExecutionUnavailable("the executor was closed") from error
+        with self._lock:
+            try:
+                future = self._threads.submit(self._run, request)
+            except RuntimeError as error:  # of a pool that was shut down
+                raise ExecutionUnavailable("the executor was closed") from error
+            self._lane_of[request.probe_id] = None
+        return future
 
     def cancel(self, probe_id: str) -> None:
         with self._lock:
-            lane = self._running.get(probe_id)
-            if lane is not None:
-                lane.cancel(probe_id)
+            if probe_id in self._lane_of:
+                self._cancelled.add(probe_id)
+                if lane := self._lane_of[probe_id]:
+                    lane.cancel(probe_id)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False)
@@ -111,11 +118,14 @@ class LaneExecutor:
 
     def _run(self, request: ProbeRequest) -> ProbeResult:
         lane = self._idle.get()
-        with self._lock:
-            self._running[request.probe_id] = lane
         try:
+            with self._lock:
+                self._lane_of[request.probe_id] = lane
+                if request.probe_id in self._cancelled:
+                    return failure(request, Outcome.INTERRUPTED, "cancelled")
             return lane.run(request)
         finally:
             with self._lock:
-                del self._running[request.probe_id]
+                del self._lane_of[request.probe_id]
+                self._cancelled.discard(request.probe_id)
             self._idle.put(lane)

@@ -11,29 +11,34 @@ import pytest
 from autotune.export import Target
 from trials.contract.config import TrainingConfig
 from trials.contract.constants import engine_constants
+from trials.contract.messages import DeviceKind
 
 MakeTarget = Callable[..., Target]
 
 
 @pytest.fixture(scope="session")
 def make_target() -> MakeTarget:
-    def make(device: str = "cuda", num_nodes: int = 1, gpus_per_node: int = 2, **fields: Any) -> Target:
-        own = {name: fields.pop(name) for name in ("layer_class", "model_name", "evidence") if name in fields}
-        facts = {
-            "model_name": "llama-20m",
-            "layer_class": "LlamaDecoderLayer",
-            "job_name": "demo",
-            "evidence": "confirmed: 1,234 tokens/s (1,200 to 1,260), peak 0.61 GiB per rank",
-            **own,
-        }
+    def make(
+        device: DeviceKind = "cuda",
+        num_nodes: int = 1,
+        gpus_per_node: int = 2,
+        *,
+        model_name: str = "llama-20m",
+        layer_class: str | None = "LlamaDecoderLayer",
+        evidence: str = "confirmed: 1,234 tokens/s (1,200 to 1,260), peak 0.61 GiB per rank",
+        **fields: Any,
+    ) -> Target:
         return Target(
             config=TrainingConfig(**fields),
+            model_name=model_name,
             world_size=num_nodes * gpus_per_node,
             num_nodes=num_nodes,
             gpus_per_node=gpus_per_node,
-            device=device,  # type: ignore[arg-type]
+            device=device,
             constants=engine_constants(20_000_000),
-            **facts,
+            layer_class=layer_class,
+            job_name="demo",
+            evidence=evidence,
         )
 
     return make

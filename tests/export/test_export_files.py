@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import BadInput
-from autotune.execution.supervisor import probe_environment
+from autotune.execution.environment import probe_environment
 from autotune.export import FORMATS, Target, write
 from autotune.export.deepspeed import LEARNING_RATE
 from autotune.export.script import environment

@@ -21,42 +21,52 @@ TIMEOUT_S = 240
 """DeepSpeed compiles an operator the first time it runs on a machine."""
 
 
-def _run(
-    scripts: Sequence[Path], tool: str, out: Path, *files: Path, **environment: str
-) -> list[dict[str, Any]]:
+Run = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run launch.sh of every node at once; return what each rank wrote, by rank."""
-    out.mkdir()
+    # The launchers of this Python and nothing else of it: another ninja on PATH would compile all over again.
+    launchers = tmp_path_factory.mktemp("launchers")
+    for name in ("accelerate", "deepspeed", "torchrun"):
+        (launchers / name).symlink_to(Path(sys.executable).with_name(name))
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{launchers}:{os.environ['PATH']}",
         "PYTHONPATH": str(TRAIN.parents[2]),
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_ADDR": "127.0.0.1",
         "OMP_NUM_THREADS": "7",  # what launch.sh says prevails
-        **environment,
     }
-    nodes = []
-    try:
-        for rank, script in enumerate(scripts):
-            with (out / f"node-{rank}.log").open("w") as log:
-                nodes.append(
-                    subprocess.Popen(
-                        [script, TRAIN, tool, out, *files],
-                        env={**environment, "NODE_RANK": str(rank)},
-                        cwd=out,
-                        stdout=log,
-                        stderr=log,
-                        start_new_session=True,
+
+    def run_nodes(scripts: Sequence[Path], tool: str, out: Path, *files: Path) -> list[dict[str, Any]]:
+        out.mkdir()
+        port = str(_free_port())
+        nodes = []
+        try:
+            for rank, script in enumerate(scripts):
+                with (out / f"node-{rank}.log").open("w") as log:
+                    nodes.append(
+                        subprocess.Popen(
+                            [script, TRAIN, tool, out, *files],
+                            env={**environment, "MASTER_PORT": port, "NODE_RANK": str(rank)},
+                            cwd=out,
+                            stdout=log,
+                            stderr=log,
+                            start_new_session=True,
+                        )
                     )
-                )
-        codes = [node.wait(TIMEOUT_S) for node in nodes]
-    finally:
-        for node in nodes:
-            if node.poll() is None:
-                os.killpg(node.pid, signal.SIGKILL)
-                node.wait()
-    logs = "\n".join(log.read_text() for log in sorted(out.glob("node-*.log")))
-    assert not any(codes), logs[-4000:]
-    return [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]
+            codes = [node.wait(TIMEOUT_S) for node in nodes]
+        finally:
+            for node in nodes:
+                if node.poll() is None:
+                    os.killpg(node.pid, signal.SIGKILL)
+                    node.wait()
+        logs = "\n".join(log.read_text() for log in sorted(out.glob("node-*.log")))
+        assert not any(codes), logs[-4000:]
+        return [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]
+
+    return run_nodes
 
 
 def _free_port() -> int:
@@ -72,18 +82,17 @@ def _same_weights(ranks: Sequence[dict[str, Any]]) -> bool:
 
 
 @pytest.mark.parametrize("num_nodes", [1, 2])
-def test_torchrun(num_nodes: int, make_target: MakeTarget, tmp_path: Path) -> None:
+def test_torchrun(num_nodes: int, make_target: MakeTarget, run: Run, tmp_path: Path) -> None:
     target = make_target(
         "cpu", num_nodes, 2 // num_nodes, gradient_accumulation_steps=2, micro_batch_size=3, sequence_length=8
     )
     folder = tmp_path / "my export"
     write("torchrun", target, folder)
-    ranks = _run(
+    ranks = run(
         [folder / "launch.sh"] * num_nodes,
         "torchrun",
         tmp_path / "out",
         folder / "training.json",
-        MASTER_ADDR="127.0.0.1",
     )
     assert [rank["rank"] for rank in ranks] == [0, 1]
     for rank in ranks:
@@ -93,11 +102,11 @@ def test_torchrun(num_nodes: int, make_target: MakeTarget, tmp_path: Path) -> No
     assert _same_weights(ranks)
 
 
-def test_accelerate(make_target: MakeTarget, tmp_path: Path) -> None:
+def test_accelerate(make_target: MakeTarget, run: Run, tmp_path: Path) -> None:
     target = make_target("cpu", gradient_accumulation_steps=2, precision="bf16")
     folder = tmp_path / "my export"
     write("accelerate", target, folder)
-    ranks = _run([folder / "launch.sh"], "accelerate", tmp_path / "out")
+    ranks = run([folder / "launch.sh"], "accelerate", tmp_path / "out")
     assert [rank["rank"] for rank in ranks] == [0, 1]
     for rank in ranks:
         assert rank["world_size"] == 2
@@ -120,7 +129,7 @@ STAGES = [
 
 
 @pytest.mark.parametrize("num_nodes", [1, 2])
-def test_deepspeed(num_nodes: int, make_target: MakeTarget, tmp_path: Path) -> None:
+def test_deepspeed(num_nodes: int, make_target: MakeTarget, run: Run, tmp_path: Path) -> None:
     """On one node every kind of configuration, one after the other in the same processes."""
     stages = STAGES if num_nodes == 1 else STAGES[:1]
     folders = [tmp_path / f"{sharding} {precision}" for sharding, precision, *_ in stages]
@@ -130,12 +139,11 @@ def test_deepspeed(num_nodes: int, make_target: MakeTarget, tmp_path: Path) -> N
             sharding=sharding, precision=precision, micro_batch_size=3, gradient_accumulation_steps=2,
         )  # fmt: skip
         write("deepspeed", target, folder)
-    ranks = _run(
+    ranks = run(
         [folders[0] / "launch.sh"] * num_nodes,
         "deepspeed",
         tmp_path / "out",
         *(folder / "ds_config.json" for folder in folders),
-        MASTER_ADDR="127.0.0.1",
     )
     assert [rank["rank"] for rank in ranks] == [0, 1]
     for rank in ranks:

@@ -42,7 +42,7 @@ def with_torchrun(files: list[str]) -> dict[str, Any]:
         tokens = batch(config["micro_batch_size"], config["sequence_length"])
         with torch.autocast("cpu", torch.bfloat16):
             output = wrapped(tokens)
-        loss_of(output, tokens).backward()
+        torch.autograd.backward(loss_of(output, tokens))
     optimizer.step()
     return {
         "rank": torch.distributed.get_rank(),
@@ -54,12 +54,12 @@ def with_torchrun(files: list[str]) -> dict[str, Any]:
 
 
 def with_accelerate(files: list[str]) -> dict[str, Any]:
-    from accelerate import Accelerator
+    from accelerate import Accelerator  # type: ignore[import-untyped]
 
     accelerator = Accelerator()
     wrapped = model()
     optimizer = torch.optim.AdamW(wrapped.parameters(), fused=True)
-    loader = torch.utils.data.DataLoader(batch(32), batch_size=2)
+    loader: Any = torch.utils.data.DataLoader(list(batch(32)), batch_size=2)  # type: ignore[arg-type]
     wrapped, optimizer, loader = accelerator.prepare(wrapped, optimizer, loader)
     before, steps = checksum(wrapped), []
     for tokens in list(loader)[:4]:

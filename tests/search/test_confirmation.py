@@ -26,7 +26,8 @@ def run_confirmation(speeds, baseline):
     order = []
     while True:
         field = [
-            Contender(t, TrainingConfig(micro_batch_size=t + 1), r, USABLE) for t, r in sorted(results.items())
+            Contender(t, TrainingConfig(micro_batch_size=t + 1), r, USABLE)
+            for t, r in sorted(results.items())
         ]
         due = next_to_confirm(field, field[baseline])
         if due is None:
@@ -45,7 +46,9 @@ def test_a_baseline_that_leads_is_confirmed_once_like_any_other():
 
 def test_who_fails_its_confirmation_makes_room():
     failed = contender(0, 100.0)
-    failed = Contender(0, failed.config, {0: result(100), 1: result(0, outcome=Outcome.OUT_OF_MEMORY)}, USABLE)
+    failed = Contender(
+        0, failed.config, {0: result(100), 1: result(0, outcome=Outcome.OUT_OF_MEMORY)}, USABLE
+    )
     second, third = contender(1, 90), contender(2, 80)
     assert next_to_confirm([failed, second, third], None) is second
     assert [c.trial for c in ranked([failed, second, third])] == [1, 2]

@@ -28,7 +28,9 @@ def measured(speed, peak=GIB):
     )
 
 
-OUT_OF_MEMORY = ProbeResult(probe_id="p", outcome=Outcome.OUT_OF_MEMORY, phase=Phase.WARM_UP, peak_bytes=5 * GIB)
+OUT_OF_MEMORY = ProbeResult(
+    probe_id="p", outcome=Outcome.OUT_OF_MEMORY, phase=Phase.WARM_UP, peak_bytes=5 * GIB
+)
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))

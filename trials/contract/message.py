@@ -43,7 +43,7 @@ class Message(BaseModel):
             if isinstance(data, str | bytes):
                 data = json.loads(data)
             return cls.model_validate(data)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ContractError(f"not JSON: {error}") from error
         except ValidationError as error:
             raise ContractError(sentence(error)) from error

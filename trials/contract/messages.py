@@ -74,7 +74,7 @@ class ProbeRequest(Message):
     """Nodes the world is spread over, in equal parts."""
     ceiling_bytes: int | None = Field(default=None, gt=0)
     """Device bytes one rank may use, interpreter or CUDA context included; None: unlimited."""
-    deadline_s: float = Field(default=300.0, gt=0)
+    deadline_s: float = Field(default=300.0, gt=0, le=7 * 24 * 3600.0)
     seed: int = Field(default=0, ge=0, lt=2**32)
     measurement: MeasurementPlan = MeasurementPlan()
 

@@ -38,12 +38,18 @@ def median_interval(samples: Sequence[float]) -> Estimate:
 
 def _outermost_rank(n: int) -> int:
     """How many samples may be left out at each end with at most 2.5 % of the median's probability beyond."""
-    rank, tail = 0, 0.5**n
+    rank, tail = 0, _heads(n, 0)
     while True:
-        tail += math.comb(n, rank + 1) * 0.5**n
+        tail += _heads(n, rank + 1)
         if tail > 0.025:
             return rank
         rank += 1
+
+
+def _heads(n: int, k: int) -> float:
+    """Probability of k heads in n tosses; by logarithms, which no number of samples overflows."""
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways - n * math.log(2))
 
 
 def relative_half_width(estimate: Estimate) -> float:
