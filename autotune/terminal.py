@@ -24,6 +24,16 @@ SHOWN_TRIALS = 12
 PLAIN_WIDTH = 150
 USUAL = TrainingConfig()
 
+CAVEATS = (
+    (
+        "precision",
+        "bf16_pure",
+        "bf16_pure keeps no fp32 master weights; see that your loss converges so, or --set precision=bf16",
+    ),
+    ("precision", "fp16", "fp16 needs its loss scaler all the way; see that your loss stays finite"),
+)
+"""Field, value, what to know before training with it."""
+
 COLOURS = {
     Outcome.MEASURED: "green",
     Outcome.OUTPACED: "green",
@@ -60,6 +70,11 @@ def console(*, stderr: bool = False) -> Console:
     """As wide as the terminal; where there is none, wide enough that nothing is folded."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=PLAIN_WIDTH)
+
+
+def caveats(config: TrainingConfig) -> list[str]:
+    """What a probe cannot see: choices that are faster or smaller, but not the same training."""
+    return [words for field, value, words in CAVEATS if getattr(config, field) == value]
 
 
 @contextmanager
@@ -191,6 +206,8 @@ def answer_view(answer: Answer) -> RenderableType:
         facts.add_row("baseline", _baseline(answer))
         if chosen.ties:
             facts.add_row("ties", "; ".join(describe(row.config) for row in chosen.ties))
+        for caveat in caveats(chosen.config):
+            facts.add_row("mind", caveat)
         parts.append(facts)
     if answer.alternatives:
         parts.append(_rows("next best", answer.alternatives))

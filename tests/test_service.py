@@ -316,8 +316,8 @@ def test_the_answer_has_the_promised_shape(url):
         "job", "status", "reason", "recommendation", "by_length", "alternatives", "front", "counts", "spent",
     }  # fmt: skip
     assert data["recommendation"].keys() == {
-        "config", "global_batch_size", "trial", "tokens_per_second", "peak_bytes", "ceiling_bytes", "headroom",
-        "mfu", "evidence", "baseline", "speedup", "ties",
+        "config", "global_batch_size", "trial", "tokens_per_second", "peak_bytes", "ceiling_bytes",
+        "headroom", "mfu", "evidence", "baseline", "speedup", "ties",
     }  # fmt: skip
     assert data["recommendation"]["mfu"] is None
     for row in data["alternatives"] + data["front"]:

@@ -63,6 +63,9 @@ def stack(database: sqlalchemy.URL, tmp_path_factory: pytest.TempPathFactory) ->
         processes.append(stack.start("ray-head"))
         wait_until(lambda: not stack.health("ray-head"), "Ray's head is not healthy", stack.log("ray-head"))
         processes += [stack.start("ray-worker"), stack.start("optuna-dashboard")]
+        # On one machine two nodes that start at the same moment take each other's ports.
+        log = stack.log("ray-worker")
+        wait_until(lambda: "Ray runtime started" in log.read_text(), "the worker has not joined", log)
         yield stack
     finally:
         end_processes_of(ray_folder)
