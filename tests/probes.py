@@ -63,5 +63,10 @@ def probe(
 ) -> ProbeRequest:
     """A request for three steps of a small configuration on two ranks, unless told otherwise."""
     small = {"precision": "fp32", "sequence_length": 16, "micro_batch_size": 2}
-    defaults = {"probe_id": f"test-{next(_ids)}", "world_size": 2, "measurement": THREE_STEPS, "deadline_s": 120.0}
+    defaults = {
+        "probe_id": f"test-{next(_ids)}",
+        "world_size": 2,
+        "measurement": THREE_STEPS,
+        "deadline_s": 120.0,
+    }
     return ProbeRequest(model=model, config=TrainingConfig(**small | (config or {})), **defaults | fields)

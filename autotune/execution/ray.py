@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from autotune.errors import ExecutionUnavailable, NotHere
 from autotune.execution.executor import LaneExecutor, Layout
+from autotune.execution.ray_head import RayHead
 from autotune.execution.supervisor import CLOSED, Supervisor, free_port, interrupted
 from trials.contract.merge import merge
 from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, RankReport
@@ -26,8 +30,6 @@ PLACEMENT_CHECK_S = 0.5
 CLOSE_TIMEOUT_S = 20.0
 CREATION_FAILED = "creation task"
 """In Ray's words for an actor that never came up, as against one that was lost; both are ActorDiedError."""
-OBJECT_STORE_BYTES = 100 * 2**20
-"""Of a local cluster; probes pass kilobytes."""
 
 
 class NodeWorker:
@@ -198,21 +200,17 @@ class RayExecutor(LaneExecutor):
 
     def __init__(self, layout: Layout, address: str | None = None) -> None:
         """Raises ExecutionUnavailable when Ray cannot be reached, NotHere when no worker has the devices."""
+        self._head: RayHead | None = None
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             with _quiet_driver():
-                if address is None:
-                    ray.init(
-                        address="local",
-                        num_cpus=layout.world_size * layout.num_slots,
-                        object_store_memory=OBJECT_STORE_BYTES,
-                        include_dashboard=False,
-                        log_to_driver=False,
-                        logging_level="error",
-                    )
-                else:
-                    ray.init(address=address, log_to_driver=False, logging_level="error")
+                ray.init(
+                    address=address or self._head_address(layout),
+                    log_to_driver=False,
+                    logging_level="error",
+                )
         except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+            self._leave()
             where = f"at {address}" if address else "on this machine"
             raise ExecutionUnavailable(
                 f"Ray cannot be reached {where}: {_first_line(error)}; check --ray-address, "
@@ -221,13 +219,24 @@ class RayExecutor(LaneExecutor):
         try:
             _require(layout, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         except NotHere:
-            ray.shutdown()
+            self._leave()
             raise
         super().__init__([RayLane(layout) for _ in range(layout.num_slots)])
 
     def close(self) -> None:
         super().close()
+        self._leave()
+
+    def _leave(self) -> None:
         ray.shutdown()
+        if self._head is not None:
+            self._head.close()
+
+    def _head_address(self, layout: Layout) -> str:
+        self._head = RayHead(num_cpus=layout.world_size * layout.num_slots)
+        # The head demands the token that Ray keeps for this user; who joins must be told to show it.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        return self._head.address
 
 
 @contextmanager

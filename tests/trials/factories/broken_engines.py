@@ -1,4 +1,4 @@
-"""Faults that an engine could have: each factory puts one into the rank that calls it, and returns a sound model."""
+"""Faults that an engine could have: each factory puts one into its rank, and returns a sound model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from tiny import Decoder
 from torch import nn
-
-LEARNING_RATE_TIMES = 2.0
 
 
 def not_divided_by_accumulation() -> Decoder:
