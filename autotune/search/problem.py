@@ -1,6 +1,6 @@
 """`Problem`: a job's specification worked out, with everything that follows from it without a probe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.errors import BadInput
 from autotune.execution.executor import Layout
@@ -9,7 +9,8 @@ from autotune.jobs import JobSpec
 from autotune.models.shape import ModelShape
 from autotune.search.baseline import default_baseline
 from autotune.search.candidates import Candidates, gather
-from search_spaces.constraints import Facts, why_illegal
+from search_spaces.columns import Columns
+from search_spaces.constraints import Facts, accumulation_steps, why_illegal
 from search_spaces.space import SearchSpace
 from trials.contract.config import TrainingConfig
 from trials.contract.message import ContractError
@@ -62,12 +63,25 @@ def work_out(spec: JobSpec) -> Problem:
         global_batch_tolerance=spec.global_batch_tolerance,
     )
     try:
-        if spec.baseline is not None and (reason := why_illegal(spec.baseline, facts)):
-            raise BadInput(f"the baseline cannot run here: {reason}")
+        own_baseline = None if spec.baseline is None else _own_baseline(spec.baseline, facts)
         candidates = gather(shape, group, facts, space, spec.ceiling_bytes, spec.headroom)
     except ContractError as error:
         raise BadInput(str(error)) from error
-    return Problem(spec, shape, group, candidates, spec.baseline or default_baseline(candidates))
+    return Problem(spec, shape, group, candidates, own_baseline or default_baseline(candidates))
+
+
+def _own_baseline(baseline: TrainingConfig, facts: Facts) -> TrainingConfig:
+    """The user's present configuration, whose global batch need not be the one that is asked for.
+
+    An accumulation of 1, which nobody need have said, is derived like any candidate's: the comparison is
+    to be on equal terms. Raises BadInput where it cannot run here.
+    """
+    if baseline.gradient_accumulation_steps == 1:
+        (steps,) = accumulation_steps(Columns.of([baseline]), facts)
+        baseline = baseline.model_copy(update={"gradient_accumulation_steps": int(steps)})
+    if reason := why_illegal(baseline, replace(facts, global_batch_size=None)):
+        raise BadInput(f"the baseline cannot run here: {reason}")
+    return baseline
 
 
 def probe_request(problem: Problem, probe_id: str, config: TrainingConfig) -> ProbeRequest:

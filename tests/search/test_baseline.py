@@ -1,6 +1,9 @@
+import pytest
 from conftest import GIB, make_problem
 
+from autotune.errors import BadInput
 from autotune.search.baseline import default_baseline
+from trials.contract.config import TrainingConfig
 
 
 def test_plenty_of_memory_means_ddp_in_bf16_with_the_largest_power_of_two(problem):
@@ -37,3 +40,18 @@ def test_the_space_without_bf16_gives_fp32():
 def test_the_longest_sequence_is_the_product():
     chosen = default_baseline(make_problem(settings={"sequence_length": [64, 128]}).candidates)
     assert chosen.sequence_length == 128
+
+
+def test_a_users_baseline_is_accumulated_to_the_global_batch_that_is_asked_for():
+    problem = make_problem(baseline=TrainingConfig(micro_batch_size=3), global_batch_size=24)
+    assert problem.baseline.global_batch_size(world_size=2) == 24
+
+
+def test_a_users_baseline_may_have_another_global_batch():
+    present = TrainingConfig(micro_batch_size=7, gradient_accumulation_steps=5)
+    assert make_problem(baseline=present, global_batch_size=24).baseline == present
+
+
+def test_a_baseline_that_cannot_run_here_is_bad_input():
+    with pytest.raises(BadInput, match=r"baseline cannot run here: .*fp8"):
+        make_problem(baseline=TrainingConfig(precision="fp8"))
