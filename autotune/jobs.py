@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from autotune.errors import BadInput
 from trials.contract.config import Count, TrainingConfig
@@ -40,8 +40,8 @@ class JobSpec(Message):
     """Sequences per optimizer step over all ranks; None leaves it to the micro-batch."""
     global_batch_tolerance: float = Field(default=0.1, ge=0, lt=1)
     """Share by which the actual global batch may miss `global_batch_size`."""
-    baseline: TrainingConfig | None = None
-    """The user's present configuration; None lets autotune choose one."""
+    baseline: dict[str, Any] | None = None
+    """What the user said of their present configuration, by field; None lets autotune choose one."""
     trials: Count = 24
     """Most trials that may count."""
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -56,6 +56,11 @@ class JobSpec(Message):
     """Where probes run: on Ray workers, or on this machine without Ray."""
     ray_address: str | None = None
     """A running Ray cluster; None starts a local one."""
+
+    @field_validator("baseline")
+    @classmethod
+    def _fields_of_a_config(cls, given: dict[str, Any] | None) -> dict[str, Any] | None:
+        return given and TrainingConfig.parse(given).model_dump(mode="json", exclude_unset=True)
 
 
 class JobStatus(StrEnum):

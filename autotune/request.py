@@ -32,6 +32,7 @@ class TuneRequest:
     space: str | None = None
     settings: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     baseline: TrainingConfig | None = None
+    """Only the fields that were set count; the others are as in the baseline that autotune would choose."""
     global_batch_size: int | None = None
     global_batch_tolerance: float = 0.10
     trials: int = 24
@@ -63,7 +64,7 @@ def specify(request: TuneRequest) -> JobSpec:
                 "space": space.model_dump(mode="json"),
                 "global_batch_size": request.global_batch_size,
                 "global_batch_tolerance": request.global_batch_tolerance,
-                "baseline": request.baseline,
+                "baseline": request.baseline and request.baseline.model_dump(exclude_unset=True),
                 "trials": request.trials,
                 "minutes": request.minutes,
                 "sampler": request.sampler,

@@ -21,15 +21,15 @@ from autotune.errors import (
 )
 from autotune.execution.executor import Executor, Layout
 from autotune.export import Target, write
+from autotune.hardware.catalog import require_same
 from autotune.hardware.sizes import format_bytes
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
 from autotune.report.answer import Answer
-from autotune.report.recommend import Facts, answer
+from autotune.report.recommend import Facts, answer, why_nothing
 from autotune.report.trials import TrialRow, trial_rows
 from autotune.request import UNNAMED, TuneRequest, specify
-from autotune.search.confirmation import Contender
+from autotune.search.confirmation import gather_contenders
 from autotune.search.events import JobStarted, Listener
-from autotune.search.history import TrialState
 from autotune.search.keys import measurement_key
 from autotune.search.loop import SearchLoop
 from autotune.search.problem import Problem, probe_request, work_out
@@ -42,13 +42,12 @@ from autotune.storage.owner import Owner
 from autotune.storage.records import Lease
 from autotune.storage.repository import Repository
 from trials.contract.config import TrainingConfig
-from trials.contract.constants import engine_constants
 from trials.contract.messages import ProbeResult
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-LEASE_S = 60.0
+LEASE_S = 120.0
 """A driver on another machine that has not renewed its lease for so long counts as dead."""
 
 
@@ -92,10 +91,11 @@ class Service:
         spec = specify(request)
         problem = work_out(spec)
         require_sampler(spec.sampler)
+        self._repository.require_free(spec.name)
         with self._executor(problem) as executor:
             job = self._create(spec)
-            named = replace(problem, spec=job.spec)
-            return self._run(job, named, executor, listener)
+            with self._lease(job) as lease:
+                return self._drive(job, replace(problem, spec=job.spec), lease, executor, listener)
 
     def run(self, name: str, listener: Listener) -> Answer:
         """Drive a job to its end, from wherever it stands; one that is finished just gives its answer.
@@ -110,15 +110,17 @@ class Service:
         if job.status not in RESUMABLE:
             raise BadInput(f"job {name!r} is {job.status}; `autotune show {name}` prints what it found")
         problem = work_out(job.spec)
-        with self._executor(problem) as executor:
-            return self._run(job, problem, executor, listener)
+        with self._lease(job) as lease, self._executor(problem) as executor:
+            return self._drive(job, problem, lease, executor, listener)
 
     def answer(self, name: str) -> Answer:
-        """The answer of a job as it stands."""
+        """The answer of a job as it stands; of one that is finished, as it was given."""
         job = self._repository.job(name)
+        if saved := self._repository.recommendation(job):
+            return Answer.parse({**saved, "status": job.status, "reason": job.reason})
         problem = work_out(job.spec)
         with self._study(problem) as study:
-            return self._answer(job, problem, study)
+            return answer(self._facts(job, problem, study))
 
     def trials(self, name: str) -> list[TrialRow]:
         job = self._repository.job(name)
@@ -131,6 +133,11 @@ class Service:
         recommendation = self.answer(name).recommendation
         if recommendation is None:
             raise NothingMeasured(f"job {name!r} has no recommendation yet; `autotune resume {name}` goes on")
+        measured_with = [
+            measurement.result.constants
+            for measurement in self._repository.measurements(job)
+            if measurement.trial_number == recommendation.trial
+        ]
         problem = work_out(job.spec)
         layout = problem.layout
         speed = recommendation.tokens_per_second
@@ -141,7 +148,7 @@ class Service:
             num_nodes=layout.num_nodes,
             gpus_per_node=layout.ranks_per_node,
             device=layout.device,
-            constants=engine_constants(problem.shape.num_parameters),
+            constants=next(filter(None, measured_with)),
             layer_class=None,
             job_name=job.name,
             evidence=(
@@ -167,11 +174,11 @@ class Service:
                     return self._repository.create_job(spec.model_copy(update={"name": name}))
         raise AssertionError("there are always more numbers")
 
-    def _run(self, job: Job, problem: Problem, executor: Executor, listener: Listener) -> Answer:
+    @contextmanager
+    def _lease(self, job: Job) -> Iterator[Lease]:
         lease = self._repository.acquire_lease(job, Owner.current(), LEASE_S)
         try:
-            listener(JobStarted(job.name, job.spec.ceiling_bytes, job.spec.trials))
-            return self._drive(job, problem, lease, executor, listener)
+            yield lease
         finally:
             with suppress(LeaseLost):  # somebody cancelled the job, or took it over
                 self._repository.release(lease)
@@ -181,6 +188,7 @@ class Service:
     ) -> Answer:
         repository = self._repository
         job = repository.set_status(lease, JobStatus.RUNNING)
+        listener(JobStarted(job.name, job.spec.ceiling_bytes, job.spec.trials))
         clock = _SpentClock(lambda seconds: repository.add_spent(lease, seconds))
 
         def heartbeat() -> None:
@@ -188,6 +196,8 @@ class Service:
             clock.tick()
 
         def commit(trial: int, repeat: int, config: TrainingConfig, result: ProbeResult) -> None:
+            if result.versions is not None:
+                require_same(problem.group.gpu, result.versions.device_name)
             key = measurement_key(job.spec, config, result)
             repository.commit_measurement(lease, trial, repeat, key=key, config=config, result=result)
 
@@ -209,9 +219,10 @@ class Service:
                 reason = loop.run()
                 clock.tick()
                 final = replace(repository.job(job.name), status=JobStatus.FINISHED, reason=reason)
-                result = self._answer(final, problem, study)
+                facts = self._facts(final, problem, study)
+                result = answer(facts)
             if result.recommendation is None:
-                raise NothingMeasured(_why_nothing(result, reason))
+                raise why_nothing(facts, result)
             # Finished is final, so the recommendation goes first.
             repository.save_recommendation(lease, result.to_dict())
             repository.set_status(lease, JobStatus.FINISHED, reason)
@@ -221,8 +232,9 @@ class Service:
             raise
         except (LeaseLost, StorageUnavailable):  # there is nothing left to write to
             raise
-        except AutotuneError as error:
-            repository.set_status(lease, JobStatus.FAILED, str(error))
+        except Exception as error:
+            words = str(error) if isinstance(error, AutotuneError) else f"{type(error).__name__}: {error}"
+            repository.set_status(lease, JobStatus.FAILED, words)
             raise
 
     @cached_property
@@ -239,27 +251,18 @@ class Service:
                 self._optuna, spec.name, problem.candidates, problem.baseline, spec.sampler, spec.seed
             )
 
-    def _answer(self, job: Job, problem: Problem, study: SearchStudy) -> Answer:
+    def _facts(self, job: Job, problem: Problem, study: SearchStudy) -> Facts:
         measurements = self._repository.measurements(job)
         trials = study.trials()
         results: dict[int, dict[int, ProbeResult]] = {}
         for measurement in measurements:
             results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
-        contenders = [
-            Contender(trial.number, trial.config, results[trial.number], problem.candidates.usable_bytes)
-            for trial in trials
-            if trial.state == TrialState.COMPLETE and trial.number in results
-        ]
-        return answer(
-            Facts(
-                job=job,
-                candidates=problem.candidates,
-                trials=trials,
-                contenders=contenders,
-                baseline=problem.baseline,
-                no_baseline=None,
-                probe_seconds=sum(m.result.seconds for m in measurements),
-            )
+        return Facts(
+            job=job,
+            problem=problem,
+            trials=trials,
+            contenders=gather_contenders(trials, results, problem.candidates.usable_bytes),
+            probe_seconds=sum(m.result.seconds for m in measurements),
         )
 
 
@@ -301,11 +304,3 @@ class _SpentClock:
         now = time.monotonic()
         self._add(now - self._last)
         self._last = now
-
-
-def _why_nothing(result: Answer, reason: str) -> str:
-    counts = ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in result.counts.items())
-    return (
-        f"nothing could be measured ({counts or 'no probe ran'}): {reason}; "
-        f"`autotune trials {result.job}` has the reason of each"
-    )

@@ -30,7 +30,7 @@ class TestJobSpec:
     def test_json_both_ways(self) -> None:
         spec = JobSpec.parse(fields(baseline={"micro_batch_size": 6}, minutes=1.5, trials=3))
         assert JobSpec.parse(spec.to_json()) == spec
-        assert JobSpec.parse(json.loads(spec.to_json())).baseline == TrainingConfig(micro_batch_size=6)
+        assert JobSpec.parse(json.loads(spec.to_json())).baseline == {"micro_batch_size": 6}
 
     @pytest.mark.parametrize(
         ("changes", "words"),

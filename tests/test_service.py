@@ -1,9 +1,10 @@
 """The whole job on an in-memory executor: what is probed, recorded, resumed and recommended."""
 
 import json
-from concurrent.futures import Future
 
 import pytest
+from fakes import FakeExecutor
+from small_job import REQUEST, ignore, service_with
 
 from autotune.errors import BadInput, ExecutionUnavailable, NameInUse, NothingMeasured
 from autotune.jobs import JobStatus
@@ -16,78 +17,7 @@ from autotune.search.study import SearchStudy
 from autotune.service import Service
 from autotune.storage.engine import optuna_storage
 from trials.contract.config import TrainingConfig
-from trials.contract.messages import Estimate, MemoryPeaks, ProbeResult
-from trials.contract.outcome import Outcome, Phase
-
-MIB = 2**20
-REQUEST = TuneRequest(
-    model="llama-20m",
-    gpus="cpu:2",
-    name="job",
-    ceiling="2GiB",
-    settings={"micro_batch_size": (1, 2, 3, 4), "precision": ("bf16", "fp32"), "sharding": ("ddp", "fsdp")},
-    trials=8,
-)
-
-
-def speed_of(config: TrainingConfig) -> float:
-    """The larger the micro-batch the faster, in decreasing steps; bf16 twice as fast; FSDP a bit slower."""
-    base = 1000 * (2 if config.precision == "bf16" else 1) * (0.9 if config.sharding == "fsdp" else 1.0)
-    return base * config.micro_batch_size / (config.micro_batch_size + 1)
-
-
-def peak_of(config: TrainingConfig) -> int:
-    return (400 + 300 * config.micro_batch_size) * MIB
-
-
-class Scripted:
-    """Answers at once with what `outcome_of` says of a configuration; counts what it was asked."""
-
-    def __init__(self, outcome_of=lambda config, attempt: Outcome.MEASURED, num_slots=1):
-        self.num_slots = num_slots
-        self.asked: list[TrainingConfig] = []
-        self._outcome_of = outcome_of
-
-    def submit(self, request):
-        self.asked.append(request.config)
-        outcome = self._outcome_of(request.config, self.asked.count(request.config))
-        peak = peak_of(request.config)
-        if outcome == Outcome.MEASURED and peak > request.ceiling_bytes:
-            outcome = Outcome.OUT_OF_MEMORY
-        speed = speed_of(request.config)
-        future = Future()
-        future.set_result(
-            ProbeResult(
-                probe_id=request.probe_id,
-                outcome=outcome,
-                phase=Phase.DONE if outcome == Outcome.MEASURED else Phase.WARM_UP,
-                reason=None if outcome == Outcome.MEASURED else f"scripted {outcome}",
-                tokens_per_second=(
-                    Estimate(median=speed, low=speed, high=speed) if outcome == Outcome.MEASURED else None
-                ),
-                step_s=(0.1,) * 6 if outcome == Outcome.MEASURED else (),
-                peak_bytes=peak,
-                memory=(MemoryPeaks(device_bytes=peak),),
-                seconds=1.0,
-            )
-        )
-        return future
-
-    def cancel(self, probe_id):
-        pass
-
-    def close(self):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-
-def ignore(event):
-    pass
+from trials.contract.outcome import Outcome
 
 
 @pytest.fixture
@@ -95,12 +25,8 @@ def url(tmp_path):
     return f"sqlite:///{tmp_path / 'jobs.db'}"
 
 
-def service_with(url, executor):
-    return Service(url, {"ray": lambda layout, address: executor, "local": lambda layout, address: executor})
-
-
 def test_a_job_ends_with_the_fastest_that_fits_confirmed(url):
-    executor = Scripted()
+    executor = FakeExecutor()
     with service_with(url, executor) as service:
         answer = service.tune(REQUEST, ignore)
     chosen = answer.recommendation
@@ -116,7 +42,7 @@ def test_a_job_ends_with_the_fastest_that_fits_confirmed(url):
 
 def test_the_baseline_is_trial_zero_and_speed_is_quoted_against_it(url):
     own = TrainingConfig(micro_batch_size=1, precision="fp32", sequence_length=256, sharding="ddp")
-    with service_with(url, executor := Scripted()) as service:
+    with service_with(url, executor := FakeExecutor()) as service:
         answer = service.tune(TuneRequest(**{**vars(REQUEST), "baseline": own}), ignore)
         rows = service.trials("job")
     assert executor.asked[0] == own
@@ -127,7 +53,7 @@ def test_the_baseline_is_trial_zero_and_speed_is_quoted_against_it(url):
 
 def test_a_baseline_that_fails_leaves_a_reason_and_no_speedup(url):
     own = TrainingConfig(micro_batch_size=1, precision="fp32", sequence_length=256, sharding="ddp")
-    script = Scripted(lambda config, n: Outcome.NON_FINITE if config == own else Outcome.MEASURED)
+    script = FakeExecutor(lambda config, n: Outcome.NON_FINITE if config == own else Outcome.MEASURED)
     with service_with(url, script) as service:
         chosen = service.tune(TuneRequest(**{**vars(REQUEST), "baseline": own}), ignore).recommendation
     assert chosen.speedup is None
@@ -137,14 +63,14 @@ def test_a_baseline_that_fails_leaves_a_reason_and_no_speedup(url):
 
 def test_out_of_memory_never_ends_a_search(url):
     request = TuneRequest(**{**vars(REQUEST), "ceiling": "1200MiB", "sampler": "exhaustive"})
-    with service_with(url, Scripted()) as service:
+    with service_with(url, FakeExecutor()) as service:
         answer = service.tune(TuneRequest(**{**vars(request), "trials": 100}), ignore)
     assert answer.counts[Outcome.OUT_OF_MEMORY] > 0
     assert answer.recommendation.config.micro_batch_size == 2  # 1,000 MiB of the usable 1,140
 
 
 def test_no_configuration_is_probed_twice_but_for_confirmation(url):
-    with service_with(url, executor := Scripted()) as service:
+    with service_with(url, executor := FakeExecutor()) as service:
         trials = []
         service.tune(REQUEST, lambda e: trials.append(e) if isinstance(e, ProbeStarted) else None)
     firsts = [e.config for e in trials if e.repeat == 0]
@@ -154,7 +80,7 @@ def test_no_configuration_is_probed_twice_but_for_confirmation(url):
 
 def test_crashes_are_tried_three_times_and_then_count(url):
     bad = TrainingConfig(micro_batch_size=1, precision="fp32", sequence_length=256, sharding="fsdp")
-    script = Scripted(lambda config, n: Outcome.CRASHED if config == bad else Outcome.MEASURED)
+    script = FakeExecutor(lambda config, n: Outcome.CRASHED if config == bad else Outcome.MEASURED)
     request = TuneRequest(**{**vars(REQUEST), "trials": 100, "sampler": "exhaustive"})
     with service_with(url, script) as service:
         service.tune(request, ignore)
@@ -163,7 +89,7 @@ def test_crashes_are_tried_three_times_and_then_count(url):
 
 
 def test_interrupted_probes_cost_no_trial(url):
-    script = Scripted(lambda config, n: Outcome.INTERRUPTED if n == 1 else Outcome.MEASURED)
+    script = FakeExecutor(lambda config, n: Outcome.INTERRUPTED if n == 1 else Outcome.MEASURED)
     with service_with(url, script) as service:
         answer = service.tune(REQUEST, ignore)
     assert answer.spent.trials == 8
@@ -172,7 +98,7 @@ def test_interrupted_probes_cost_no_trial(url):
 
 
 def test_where_every_probe_fails_the_job_fails_with_the_reason(url):
-    with service_with(url, Scripted(lambda config, n: Outcome.INTERRUPTED)) as service:
+    with service_with(url, FakeExecutor(lambda config, n: Outcome.INTERRUPTED)) as service:
         with pytest.raises(NothingMeasured, match="scripted interrupted"):
             service.tune(REQUEST, ignore)
         assert service.job("job").status == JobStatus.FAILED
@@ -184,11 +110,11 @@ def test_an_interrupted_driver_pauses_and_the_budget_goes_on_where_it_was(url):
         if isinstance(event, ProbeEnded) and event.trial == 2:
             raise KeyboardInterrupt
 
-    with service_with(url, first := Scripted()) as service:
+    with service_with(url, first := FakeExecutor()) as service:
         with pytest.raises(KeyboardInterrupt):
             service.tune(REQUEST, stop_after_three)
         assert service.job("job").status == JobStatus.PAUSED
-    with service_with(url, second := Scripted()) as service:
+    with service_with(url, second := FakeExecutor()) as service:
         answer = service.run("job", ignore)
     assert answer.status == JobStatus.FINISHED
     assert answer.spent.trials == 8
@@ -196,9 +122,9 @@ def test_an_interrupted_driver_pauses_and_the_budget_goes_on_where_it_was(url):
 
 
 def test_resuming_a_finished_job_gives_its_answer_without_a_probe(url):
-    with service_with(url, Scripted()) as service:
+    with service_with(url, FakeExecutor()) as service:
         answer = service.tune(REQUEST, ignore)
-    with service_with(url, untouched := Scripted()) as service:
+    with service_with(url, untouched := FakeExecutor()) as service:
         assert service.run("job", ignore).recommendation == answer.recommendation
     assert untouched.asked == []
 
@@ -229,14 +155,14 @@ def test_what_was_committed_but_not_told_is_not_probed_again(url):
         committed.append((trial, repeat, config, result))
         raise ZeroDivisionError
 
-    _, dying = loop(Scripted(), commit_and_die, [])
+    _, dying = loop(FakeExecutor(), commit_and_die, [])
     with pytest.raises(ZeroDivisionError):
         dying.run()
 
     class Row:
         trial_number, repeat, config, result = committed[0]
 
-    study, second = loop(executor := Scripted(), lambda *row: None, [Row])
+    study, second = loop(executor := FakeExecutor(), lambda *row: None, [Row])
     second.run()
     first_probes = executor.asked[:1]
     assert committed[0][2] not in first_probes
@@ -267,7 +193,10 @@ def test_nothing_is_recorded_when_anything_is_wrong(url):
 
 
 def test_a_name_in_use_is_refused_and_a_missing_one_is_made_up(url):
-    with service_with(url, Scripted()) as service:
+    def fresh(layout, address):
+        return FakeExecutor()
+
+    with Service(url, {"ray": fresh, "local": fresh}) as service:
         service.tune(REQUEST, ignore)
         with pytest.raises(NameInUse, match="resume"):
             service.tune(REQUEST, ignore)
@@ -281,7 +210,7 @@ def test_a_space_for_one_process_fills_the_inventory_with_probes_at_once(url):
 
     def remember(layout, address):
         layouts.append(layout)
-        return Scripted(num_slots=layout.num_slots)
+        return FakeExecutor(num_slots=layout.num_slots)
 
     request = TuneRequest(
         model="llama-20m", gpus="cpu:4", space="single_gpu", ceiling="2GiB", trials=6,
@@ -294,7 +223,7 @@ def test_a_space_for_one_process_fills_the_inventory_with_probes_at_once(url):
 
 
 def test_the_global_batch_decides_the_accumulation(url):
-    with service_with(url, Scripted()) as service:
+    with service_with(url, FakeExecutor()) as service:
         request = TuneRequest(**{**vars(REQUEST), "global_batch_size": 24})
         chosen = service.tune(request, ignore).recommendation
     assert chosen.global_batch_size == 24
@@ -303,14 +232,14 @@ def test_the_global_batch_decides_the_accumulation(url):
 
 def test_several_lengths_give_one_row_each_and_the_longest_as_headline(url):
     settings = {**REQUEST.settings, "sequence_length": (64, 128)}
-    with service_with(url, Scripted()) as service:
+    with service_with(url, FakeExecutor()) as service:
         answer = service.tune(TuneRequest(**{**vars(REQUEST), "settings": settings, "trials": 60}), ignore)
     assert [row.config.sequence_length for row in answer.by_length] == [64, 128]
     assert answer.recommendation.config.sequence_length == 128
 
 
 def test_the_answer_has_the_promised_shape(url):
-    with service_with(url, Scripted()) as service:
+    with service_with(url, FakeExecutor()) as service:
         data = json.loads(json.dumps(service.tune(REQUEST, ignore).to_dict()))
     assert data.keys() == {
         "job", "status", "reason", "recommendation", "by_length", "alternatives", "front", "counts", "spent",
@@ -330,7 +259,7 @@ def test_the_answer_has_the_promised_shape(url):
 
 
 def test_exports_come_from_the_recommendation(url, tmp_path):
-    with service_with(url, Scripted()) as service:
+    with service_with(url, FakeExecutor()) as service:
         service.tune(REQUEST, ignore)
         paths = service.export("job", "torchrun", tmp_path / "out")
     assert "launch.sh" in {path.name for path in paths}
@@ -339,6 +268,6 @@ def test_exports_come_from_the_recommendation(url, tmp_path):
 
 
 def test_the_same_on_postgresql(fresh_postgresql_url):
-    with service_with(fresh_postgresql_url, Scripted()) as service:
+    with service_with(fresh_postgresql_url, FakeExecutor()) as service:
         assert service.tune(REQUEST, ignore).recommendation.evidence == "confirmed"
         assert len(service.trials("job")) == 8

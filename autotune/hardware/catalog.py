@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from autotune.errors import BadInput
+from autotune.errors import BadInput, NotHere
 from autotune.hardware.inventory import Gpu
 from trials.contract.message import nearest
 
@@ -52,6 +52,16 @@ def match(device_name: str) -> Entry | None:
     """The row of a name as the driver or a cluster prints it, or None."""
     row = _row_by_name().get(_plain(device_name))
     return None if row is None else _entry(row)
+
+
+def require_same(gpu: Gpu, device_name: str) -> None:
+    """Raise NotHere where a driver's name is that of another known GPU than the inventory's."""
+    here, meant = match(device_name), match(gpu.name)
+    if here is not None and meant is not None and here.gpu.name != meant.gpu.name:
+        raise NotHere(
+            f"the probes ran on {device_name}, not on the {gpu.name} of the inventory; say --gpus auto or "
+            f"--gpus {here.gpu.name}, or use `autotune plan` for a forecast"
+        )
 
 
 def _plain(name: str) -> str:

@@ -29,17 +29,17 @@ class Row(Message):
     """Of the worst rank."""
     reserved_bytes: int
     memory: dict[str, int]
-    """Forecast parts of the worst rank at its peak."""
+    """Parts of the peak, which they add up to; where that was measured, in the forecast's proportions."""
     evidence: Evidence
 
 
 class Baseline(Message):
     """The configuration that speed-up is quoted against."""
 
-    config: TrainingConfig | None
+    config: TrainingConfig
     tokens_per_second: Estimate | None
     reason: str | None
-    """Why there is no figure, where there is none."""
+    """Why there is no speed-up over it, where there is none."""
 
 
 class Recommendation(Message):
@@ -67,7 +67,7 @@ class Spent(Message):
     seconds: float
     """Wall time of all drivers."""
     gpu_hours: float
-    """Device time of all probes."""
+    """World size × wall time of all probes that came to a result."""
 
 
 class Answer(Message):
@@ -83,7 +83,8 @@ class Answer(Message):
     alternatives: tuple[Row, ...] = ()
     """The next best, fastest first."""
     front: tuple[Row, ...] = ()
-    """Measured ones that none other beats in both tokens/s and memory, leanest first."""
+    """Measured ones of the recommended length that none other beats in both tokens/s and memory, leanest
+    first."""
     counts: dict[Outcome, int] = Field(default_factory=dict)
     spent: Spent
 

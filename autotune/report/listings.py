@@ -6,6 +6,7 @@ from autotune.hardware import catalog
 from autotune.hardware.detect import detect
 from autotune.models import presets
 from autotune.models.resolve import resolve
+from search_spaces.space import SearchSpace
 
 
 def known_models() -> list[dict[str, Any]]:
@@ -53,4 +54,16 @@ def devices_here(ray_address: str | None) -> list[dict[str, Any]]:
             "memory_gib_each": round(group.gpu.memory_bytes / 2**30, 1),
         }
         for group in detect(ray_address).groups
+    ]
+
+
+def known_spaces() -> list[dict[str, Any]]:
+    spaces = [SearchSpace.load(name) for name in SearchSpace.names()]
+    return [
+        {
+            "name": space.name,
+            "description": space.description,
+            "varies": [field for field, values in space.dimensions.items() if len(values) > 1],
+        }
+        for space in spaces
     ]

@@ -1,7 +1,7 @@
 """The candidates of a job: every legal configuration that may fit, with its forecast."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class Candidates:
     """Illegal ones and those that cannot fit; with the candidates they add up to `total`."""
     total: int
     """Size of the whole product of the space."""
+    _found: dict[TrainingConfig, int | None] = field(default_factory=dict, repr=False)
+    """What `index` was asked for already."""
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -45,12 +47,14 @@ class Candidates:
 
     def index(self, config: TrainingConfig) -> int | None:
         """Where `config` stands, or None where it is no candidate."""
-        wanted = Columns.of([config])
-        same = np.ones(len(self), dtype=np.bool_)
-        for field, array in self.columns.values.items():
-            same &= array == wanted.values[field][0]
-        found = np.flatnonzero(same)
-        return int(found[0]) if len(found) else None
+        if config not in self._found:
+            wanted = Columns.of([config])
+            same = np.ones(len(self), dtype=np.bool_)
+            for name, array in self.columns.values.items():
+                same &= array == wanted.values[name][0]
+            rows = np.flatnonzero(same)
+            self._found[config] = int(rows[0]) if len(rows) else None
+        return self._found[config]
 
     @property
     def fits(self) -> NDArray[np.bool_]:

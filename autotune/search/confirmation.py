@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from autotune.search.history import TrialRecord, TrialState
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import Estimate, ProbeResult
 from trials.contract.outcome import VERDICTS
@@ -12,6 +13,8 @@ ROUNDS = 3
 """Confirmations of each contender; interleaved, so that a machine that drifts drifts for all of them."""
 CONTENDERS = 2
 """Leading configurations that must be confirmed, besides the baseline."""
+MAX_FAILURES = 3
+"""Confirmations of one contender that may crash before it stays unconfirmed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,48 +28,81 @@ class Contender:
     usable_bytes: int
 
     @property
-    def confirmations(self) -> list[ProbeResult]:
-        return [result for repeat, result in sorted(self.results.items()) if repeat > 0]
-
-    @property
     def next_repeat(self) -> int:
         return max(self.results) + 1
 
     @property
     def holds(self) -> bool:
-        """Whether every probe of it ran to a figure and stayed within what is usable."""
-        return all(
-            VERDICTS[r.outcome].has_speed and r.tokens_per_second and (r.peak_bytes or 0) <= self.usable_bytes
-            for r in self.results.values()
+        """Whether its own probe has a figure, and no probe says that it does not run within what is usable.
+
+        A crash says nothing about that: it may be the machine's.
+        """
+        verdicts = [VERDICTS[result.outcome] for result in self.results.values()]
+        return VERDICTS[self.results[0].outcome].has_speed and not any(
+            verdict.completes and (not verdict.has_speed or (result.peak_bytes or 0) > self.usable_bytes)
+            for verdict, result in zip(verdicts, self.results.values(), strict=True)
         )
 
     @property
+    def confirmations(self) -> dict[int, float]:
+        """Repeat → tokens/s of the confirmations that ran to a figure."""
+        return {
+            repeat: result.tokens_per_second.median
+            for repeat, result in sorted(self.results.items())
+            if repeat > 0 and result.tokens_per_second is not None
+        }
+
+    @property
     def is_confirmed(self) -> bool:
-        return len(self.confirmations) >= ROUNDS and self.holds
+        return self.holds and len(self.confirmations) >= ROUNDS
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to confirm, or no hope of it."""
+        failures = sum(repeat > 0 for repeat in self.results) - len(self.confirmations)
+        return len(self.confirmations) >= ROUNDS or failures >= MAX_FAILURES
+
+    @property
+    def first(self) -> Estimate:
+        """Of its own probe, by which it was selected: the larger of many such figures flatter."""
+        estimate = self.results[0].tokens_per_second
+        assert estimate is not None, "a contender that holds has a figure"
+        return estimate
 
     @property
     def tokens_per_second(self) -> Estimate:
-        """Median and interval of its probes' medians; of the one probe's steps where there is only one.
+        """Median and interval over its confirmations; of its own probe's steps until it is confirmed.
 
         The spread between probes is wider than the one inside a probe, so it is what counts.
         """
-        speeds = [r.tokens_per_second for r in self.results.values() if r.tokens_per_second]
-        return speeds[0] if len(speeds) == 1 else median_interval([speed.median for speed in speeds])
+        return median_interval(list(self.confirmations.values())) if self.is_confirmed else self.first
 
     @property
     def peak_bytes(self) -> int:
         return max(r.peak_bytes or 0 for r in self.results.values())
 
 
+def gather_contenders(
+    trials: Iterable[TrialRecord], results: Mapping[int, Mapping[int, ProbeResult]], usable_bytes: int
+) -> list[Contender]:
+    """Every trial that is complete, with its results by trial and repeat."""
+    return [
+        Contender(trial.number, trial.config, results[trial.number], usable_bytes)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and 0 in results.get(trial.number, {})
+    ]
+
+
 def ranked(contenders: Iterable[Contender]) -> list[Contender]:
-    """Those that hold, fastest first; on equal speed, the one with more memory to spare."""
+    """Those that hold, best first: what is confirmed before what is not, then speed, then memory to spare."""
     return sorted(
-        (c for c in contenders if c.holds), key=lambda c: (-c.tokens_per_second.median, c.peak_bytes)
+        (c for c in contenders if c.holds),
+        key=lambda c: (not c.is_confirmed, -c.tokens_per_second.median, c.peak_bytes),
     )
 
 
 def headline(contenders: Iterable[Contender]) -> list[Contender]:
-    """Those that hold at the longest sequence any of them holds at, fastest first.
+    """Those that hold at the longest sequence any of them holds at, best first.
 
     Tokens/s at different lengths are different products; the longest that fits is what is recommended.
     """
@@ -78,35 +114,37 @@ def headline(contenders: Iterable[Contender]) -> list[Contender]:
 def next_to_confirm(contenders: Sequence[Contender], baseline: Contender | None) -> Contender | None:
     """Who is probed next, or None when the leaders are confirmed.
 
-    Each round goes through winner, runner-up and baseline. A contender that fails, or falls behind,
-    makes room for the next one, which is then confirmed in turn.
+    The leaders are those of the first probes, whatever their confirmations say, so that each round goes
+    through the same ones: winner, runner-up and baseline. Who fails makes room for the next one.
     """
-    leaders = headline(contenders)
+    leaders = sorted(headline(contenders), key=lambda c: (-c.first.median, c.peak_bytes))
     due = leaders[:CONTENDERS]
     if baseline is not None and baseline in leaders and baseline not in due:
         due.append(baseline)
-    unconfirmed = [c for c in due if len(c.confirmations) < ROUNDS]
-    return min(unconfirmed, key=lambda c: len(c.confirmations), default=None)
+    unconfirmed = [c for c in due if not c.is_done]
+    return min(unconfirmed, key=lambda c: len(c.results), default=None)
 
 
 def speedup(winner: Contender, baseline: Contender) -> Estimate:
     """The winner's tokens/s over the baseline's, round by round; of the first probes where there was none."""
     if winner.trial == baseline.trial:
         return Estimate(median=1.0, low=1.0, high=1.0)
-    both = winner.results.keys() & baseline.results.keys()
-    rounds = [repeat for repeat in both if repeat > 0] or [0]
-    ratios = [_speed(winner.results[r]) / _speed(baseline.results[r]) for r in rounds]
+    own, base = winner.confirmations, baseline.confirmations
+    ratios = [own[repeat] / base[repeat] for repeat in own if repeat in base]
     if len(ratios) > 1:
         return median_interval(ratios)
-    own, base = winner.tokens_per_second, baseline.tokens_per_second
-    return Estimate(median=ratios[0], low=own.low / base.high, high=own.high / base.low)
+    first, other = winner.first, baseline.first
+    return Estimate(
+        median=first.median / other.median, low=first.low / other.high, high=first.high / other.low
+    )
 
 
 def is_tie(winner: Contender, other: Contender) -> bool:
-    """Whether the two are closer than the spread of their probes."""
-    return other.tokens_per_second.high >= winner.tokens_per_second.low
+    """Whether the two are closer than the winner's spread between probes.
 
-
-def _speed(result: ProbeResult) -> float:
-    assert result.tokens_per_second is not None, "a contender that holds has a speed in every result"
-    return result.tokens_per_second.median
+    Like is compared with like: confirmations with confirmations, else first probes with first probes.
+    """
+    if other.is_confirmed:
+        return other.tokens_per_second.high >= winner.tokens_per_second.low
+    spread = winner.tokens_per_second.low / winner.tokens_per_second.median
+    return other.first.high >= winner.first.median * spread

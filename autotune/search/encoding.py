@@ -68,8 +68,12 @@ class Encoding:
         row = self.codes(Columns.of([config]))[0]
         return {p.name: p.values[position] for p, position in zip(self.parameters, row, strict=True)}
 
-    def row(self, params: Mapping[str, ParameterValue]) -> Codes:
-        """`params` as positions, shape (number of parameters,); the inverse of `params`."""
+    def row(self, params: Mapping[str, ParameterValue]) -> Codes | None:
+        """`params` as positions, shape (number of parameters,); None where they are not of this space."""
+        if set(params) != {p.name for p in self.parameters}:
+            return None
+        if any(params[p.name] not in p.values for p in self.parameters):
+            return None
         return np.array([p.values.index(params[p.name]) for p in self.parameters], dtype=np.int64)
 
 

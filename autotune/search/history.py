@@ -1,10 +1,16 @@
 """What a search has learned so far: trials as plain records."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from trials.contract.capabilities import ENGINE_OF_SHARDING, EngineName
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import VERDICTS, Outcome
+
+ENOUGH_REFUSALS = 3
+"""Configurations that an engine may refuse, having run none, before the others are left alone."""
 
 
 class TrialState(StrEnum):
@@ -34,7 +40,9 @@ class TrialRecord:
     @property
     def counts(self) -> bool:
         """Whether it spends one of the budget's trials, now or when it ends as probes usually do."""
-        return self.outcome is None or VERDICTS[self.outcome].counts
+        if self.outcome is None:
+            return self.state == TrialState.RUNNING
+        return VERDICTS[self.outcome].counts
 
 
 def to_ask_again(trials: list[TrialRecord]) -> list[TrainingConfig]:
@@ -52,6 +60,22 @@ def _asks_again(attempts: list[TrialRecord]) -> bool:
     limit = VERDICTS[last].max_attempts
     same = sum(trial.outcome == last for trial in attempts)
     return limit is None or same < limit
+
+
+def refusing_engines(trials: Iterable[TrialRecord]) -> frozenset[EngineName]:
+    """Engines that refused configuration after configuration and never ran one.
+
+    What keeps an engine from running at all, such as a missing compiler, would cost a probe of each of its
+    candidates to find out about.
+    """
+    refused: Counter[EngineName] = Counter()
+    running = set()
+    for trial in trials:
+        engine = ENGINE_OF_SHARDING[trial.config.sharding]
+        refused[engine] += trial.outcome == Outcome.INVALID
+        if trial.outcome is not None and VERDICTS[trial.outcome].completes:
+            running.add(engine)
+    return frozenset(e for e, count in refused.items() if count >= ENOUGH_REFUSALS and e not in running)
 
 
 def settled_outcome(outcome: Outcome, earlier: list[TrialRecord]) -> Outcome:

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from statistics import fmean
 
 from autotune.execution.executor import Executor
 from autotune.search.candidates import Candidates
-from autotune.search.confirmation import CONTENDERS, ROUNDS, Contender, next_to_confirm
+from autotune.search.confirmation import CONTENDERS, ROUNDS, Contender, gather_contenders, next_to_confirm
 from autotune.search.events import Listener, ProbeEnded, ProbeStarted, Standing
 from autotune.search.history import TrialRecord, TrialState, settled_outcome, to_ask_again
 from autotune.search.stopping import Budget, why_hopeless
@@ -39,7 +40,7 @@ class SearchLoop:
     def __init__(
         self,
         candidates: Candidates,
-        baseline: TrainingConfig | None,
+        baseline: TrainingConfig,
         study: SearchStudy,
         executor: Executor,
         budget: Budget,
@@ -66,6 +67,8 @@ class SearchLoop:
         self._seconds_before = seconds_before
         self._started = time.monotonic()
         self._running: dict[Future[ProbeResult], _Probe] = {}
+        self._ended: list[ProbeResult] = []
+        """What came back to this driver, in order."""
         self._results: dict[int, dict[int, ProbeResult]] = {}
         for measurement in measured:
             self._results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
@@ -74,16 +77,13 @@ class SearchLoop:
         """Search, then confirm; return in words why the search ended."""
         self._reconcile()
         reason = self._search()
-        self._confirm()
+        if why_hopeless(self._ended) is None:
+            self._confirm()
         return reason
 
     def contenders(self) -> list[Contender]:
         """Every trial with a figure, with all its results."""
-        return [
-            Contender(trial.number, trial.config, results, self._candidates.usable_bytes)
-            for trial in self._study.trials()
-            if (results := self._results.get(trial.number)) and trial.state == TrialState.COMPLETE
-        ]
+        return gather_contenders(self._study.trials(), self._results, self._candidates.usable_bytes)
 
     def baseline_trial(self) -> TrialRecord | None:
         """The latest trial of the baseline."""
@@ -109,13 +109,15 @@ class SearchLoop:
         """Start probes while there is room and reason to; return why no more was started."""
         while len(self._running) < self._executor.num_slots:
             history = self._study.trials()
-            if hopeless := why_hopeless(history):
+            if hopeless := why_hopeless(self._ended):
                 return hopeless
             if self._budget.trials_left(history) <= 0:
                 return f"the budget of {self._budget.trials} trials is spent"
-            if self._seconds() >= self._budget.seconds:
+            if self._seconds() + self._confirmation_seconds(history) >= self._budget.seconds:
                 return f"the budget of {self._budget.seconds / 60:g} minutes is spent"
-            if self._baseline is not None and not any(t.config == self._baseline for t in history):
+            if any(trial.state == TrialState.WAITING for trial in history):
+                asked = self._study.ask_queued()
+            elif not any(trial.config == self._baseline for trial in history):
                 asked = self._study.ask_for(self._baseline)
             elif again := to_ask_again(history):
                 asked = self._study.ask_for(again[0])
@@ -131,7 +133,7 @@ class SearchLoop:
             contenders = self.contenders()
             baseline = next((c for c in contenders if c.config == self._baseline), None)
             due = next_to_confirm(contenders, baseline)
-            if due is None:
+            if due is None or self._seconds() >= self._budget.seconds:
                 return
             self._start(_Probe(due.trial, due.next_repeat, due.config))
             while self._running:
@@ -146,9 +148,11 @@ class SearchLoop:
         """Wait for probes to end, at most a heartbeat, and record those that did."""
         done, _ = wait(self._running, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
         self._heartbeat()
-        for future in done:
-            probe = self._running.pop(future)
+        ended = [(self._running.pop(future), future) for future in done]
+        # Those with a result first: what was measured is recorded before another's fault ends the job.
+        for probe, future in sorted(ended, key=lambda each: each[1].exception() is not None):
             result = future.result()
+            self._ended.append(result)
             if result.outcome != Outcome.INTERRUPTED:  # which says nothing about the configuration
                 self._commit(probe.trial, probe.repeat, probe.config, result)
                 self._results.setdefault(probe.trial, {})[probe.repeat] = result
@@ -180,6 +184,11 @@ class SearchLoop:
             seconds_spent=self._seconds(),
             seconds_left=self._budget.seconds - self._seconds(),
         )
+
+    def _confirmation_seconds(self, history: list[TrialRecord]) -> float:
+        """What the confirmations will take, by the trials so far."""
+        seconds = [trial.seconds for trial in history if trial.outcome and VERDICTS[trial.outcome].has_speed]
+        return (CONTENDERS + 1) * ROUNDS * fmean(seconds) if seconds else 0.0
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

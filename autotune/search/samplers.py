@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial
 from autotune.errors import BadInput
 from autotune.search.candidates import Candidates, Indices
 from autotune.search.encoding import Encoding, Parameter, ParameterValue
-from autotune.search.history import TrialRecord
+from autotune.search.history import TrialRecord, refusing_engines
 from autotune.search.strategies import Exhaustive, ForecastOrder, Random, Strategy
+from trials.contract.capabilities import ENGINE_OF_SHARDING
 from trials.contract.message import nearest
 
 MAX_DRAWS = 64
@@ -41,26 +42,32 @@ class CandidateSampler(BaseSampler):
     Subclasses choose which. The caller makes sure that one remains before it asks.
     """
 
-    def __init__(self, candidates: Candidates, encoding: Encoding) -> None:
+    def __init__(self, candidates: Candidates, encoding: Encoding, history: History) -> None:
         self.candidates = candidates
         self.encoding = encoding
+        self.history = history
         self._codes = encoding.codes(candidates.columns)
         self._space = distributions(encoding)
 
     def remaining(self, trials: list[FrozenTrial]) -> Indices:
-        """Indices of the candidates without a trial, ascending."""
+        """Indices of the candidates without a trial, ascending; not of an engine that refuses to run."""
+        history = self.history(trials)
         free = np.ones(len(self.candidates), dtype=np.bool_)
-        for trial in trials:
-            index = self.index(trial.params)
+        for record in history:
+            index = self.candidates.index(record.config)
             if index is not None:
                 free[index] = False
+        if refusing := refusing_engines(history):
+            shardings = [s for s, engine in ENGINE_OF_SHARDING.items() if engine in refusing]
+            free &= ~self.candidates.columns.is_in("sharding", shardings)
         return np.flatnonzero(free)
 
     def index(self, params: Mapping[str, Any]) -> int | None:
         """The candidate with these parameters, or None where there is none."""
-        if set(params) != set(self._space):
+        row = self.encoding.row(params)
+        if row is None:
             return None
-        found = np.flatnonzero((self._codes == self.encoding.row(params)).all(axis=1))
+        found = np.flatnonzero((self._codes == row).all(axis=1))
         return int(found[0]) if len(found) else None
 
     def choose(self, study: Study, trial: FrozenTrial, remaining: Indices) -> int:
@@ -88,13 +95,12 @@ class StrategySampler(CandidateSampler):
     def __init__(
         self, candidates: Candidates, encoding: Encoding, strategy: Strategy, history: History
     ) -> None:
-        super().__init__(candidates, encoding)
+        super().__init__(candidates, encoding, history)
         self._strategy = strategy
-        self._history = history
 
     def choose(self, study: Study, trial: FrozenTrial, remaining: Indices) -> int:
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        return self._strategy.choose(self.candidates, remaining, self._history(others))
+        return self._strategy.choose(self.candidates, remaining, self.history(others))
 
 
 class StockSampler(CandidateSampler):
@@ -105,9 +111,16 @@ class StockSampler(CandidateSampler):
     """
 
     def __init__(
-        self, candidates: Candidates, encoding: Encoding, stock: BaseSampler, seed: int, *, snap: bool = False
+        self,
+        candidates: Candidates,
+        encoding: Encoding,
+        history: History,
+        stock: BaseSampler,
+        seed: int,
+        *,
+        snap: bool = False,
     ) -> None:
-        super().__init__(candidates, encoding)
+        super().__init__(candidates, encoding, history)
         self._stock = stock
         self._snap = snap
         self._random = np.random.default_rng(seed)
@@ -147,9 +160,11 @@ SAMPLERS: Mapping[str, Maker] = MappingProxyType(
         "random": lambda c, e, seed, h: StrategySampler(c, e, Random(seed), h),
         "exhaustive": lambda c, e, seed, h: StrategySampler(c, e, Exhaustive(), h),
         "tpe": lambda c, e, seed, h: StockSampler(
-            c, e, optuna.samplers.TPESampler(seed=seed, constant_liar=True), seed
+            c, e, h, optuna.samplers.TPESampler(seed=seed, constant_liar=True), seed
         ),
-        "gp": lambda c, e, seed, h: StockSampler(c, e, optuna.samplers.GPSampler(seed=seed), seed, snap=True),
+        "gp": lambda c, e, seed, h: StockSampler(
+            c, e, h, optuna.samplers.GPSampler(seed=seed), seed, snap=True
+        ),
     }
 )
 """What `--sampler` can name."""

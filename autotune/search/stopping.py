@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.search.history import TrialRecord, TrialState
+from autotune.search.history import TrialRecord
+from trials.contract.messages import ProbeResult
 from trials.contract.outcome import VERDICTS
 
 MAX_FAILURES_IN_A_ROW = 9
 """Probes that end without counting, one after the other: three configurations that crash three times
-each, or a machine on which nothing runs."""
+each, or three that each of the three engines refuses."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Budget:
         return self.trials - sum(trial.counts for trial in history)
 
 
-def why_hopeless(history: Sequence[TrialRecord]) -> str | None:
-    """A sentence when so many probes in a row came to nothing that more would too; else None."""
-    ended = [
-        t for t in history if t.outcome is not None and t.state in (TrialState.COMPLETE, TrialState.FAIL)
-    ]
+def why_hopeless(ended: Sequence[ProbeResult]) -> str | None:
+    """A sentence when so many probes in a row came to nothing that more would too; else None.
+
+    `ended` are the results that came to this driver: what earlier ones met may have been mended since.
+    """
     last = ended[-MAX_FAILURES_IN_A_ROW:]
-    if len(last) < MAX_FAILURES_IN_A_ROW or any(t.outcome and VERDICTS[t.outcome].counts for t in last):
+    if len(last) < MAX_FAILURES_IN_A_ROW or any(VERDICTS[result.outcome].counts for result in last):
         return None
     return f"the last {len(last)} probes all failed, the latest with: {last[-1].reason or last[-1].outcome}"

@@ -8,7 +8,7 @@ from scipy.special import ndtr
 
 from autotune.search.candidates import Candidates, Indices
 from autotune.search.history import TrialRecord
-from trials.contract.outcome import Outcome
+from trials.contract.outcome import VERDICTS, Outcome
 
 MEMORY_ERROR = 0.10
 """Standard deviation of log(measured / forecast peak) once the common factor is known."""
@@ -60,6 +60,6 @@ def _memory_bias(candidates: Candidates, history: Sequence[TrialRecord]) -> floa
         if trial.outcome == Outcome.OUT_OF_MEMORY:
             if forecast < candidates.ceiling_bytes:
                 residuals.append(np.log(candidates.ceiling_bytes / forecast))
-        elif trial.peak_bytes:
+        elif trial.peak_bytes and VERDICTS[trial.outcome].has_speed:  # else it had not got that far
             residuals.append(np.log(trial.peak_bytes / forecast))
     return float(np.median(residuals)) if residuals else 0.0

@@ -54,7 +54,7 @@ class SearchStudy:
         storage: BaseStorage,
         name: str,
         candidates: Candidates,
-        baseline: TrainingConfig | None,
+        baseline: TrainingConfig,
         sampler: str,
         seed: int,
     ) -> None:
@@ -64,9 +64,8 @@ class SearchStudy:
         unknown sampler.
         """
         _quiet_optuna()
-        columns = candidates.columns
         self._candidates = candidates
-        self._encoding = Encoding.of(_with(columns, baseline) if baseline else columns)
+        self._encoding = Encoding.of(_with(candidates.columns, baseline))
         self._space = distributions(self._encoding)
         self._sampler = make_sampler(sampler, candidates, self._encoding, seed, self._records)
         self._study: Study = optuna.create_study(
@@ -89,11 +88,19 @@ class SearchStudy:
 
     def ask(self) -> Asked:
         """A new trial of a remaining candidate. Ask only while there is one."""
-        return self._begin(None)
+        return self._begin()
 
     def ask_for(self, config: TrainingConfig) -> Asked:
         """A new trial of just this configuration."""
-        return self._begin(config)
+        # Asked right after, and only this driver asks: the queue never holds more than one.
+        self._study.enqueue_trial(
+            self._encoding.params(config), user_attrs={CONFIG: config.model_dump(mode="json")}
+        )
+        return self.ask_queued()
+
+    def ask_queued(self) -> Asked:
+        """The trial that waits in the queue, where a driver died between putting and taking it."""
+        return self._begin()
 
     def tell(self, number: int, result: ProbeResult, outcome: Outcome) -> None:
         """Record what became of a trial; `outcome` may be graver than the probe's own."""
@@ -111,12 +118,7 @@ class SearchStudy:
         speed = result.tokens_per_second.median if verdict.has_speed and result.tokens_per_second else 0.0
         self._study.tell(trial, speed if math.isfinite(speed) else 0.0, skip_if_finished=True)
 
-    def _begin(self, config: TrainingConfig | None) -> Asked:
-        if config is not None:
-            # Asked right after, and only this driver asks: the queue never holds more than one.
-            self._study.enqueue_trial(
-                self._encoding.params(config), user_attrs={CONFIG: config.model_dump(mode="json")}
-            )
+    def _begin(self) -> Asked:
         trial = self._study.ask(self._space)
         if CONFIG in trial.user_attrs:
             return Asked(trial.number, TrainingConfig.model_validate(trial.user_attrs[CONFIG]))

@@ -63,6 +63,11 @@ class Repository:
 
     # Jobs
 
+    def require_free(self, name: str) -> None:
+        """Raise NameInUse where there is a job of that name now."""
+        if any(job.name == name for job in self.jobs()):
+            raise _name_in_use(name)
+
     def create_job(self, spec: JobSpec) -> Job:
         """Record a queued job; raises NameInUse where there is one of that name."""
         now = self._clock()
@@ -78,10 +83,7 @@ class Repository:
             try:
                 session.flush()
             except IntegrityError as error:
-                raise NameInUse(
-                    f"there is a job named {spec.name!r} already; choose another name, or go on with that "
-                    f"one: autotune resume {spec.name}"
-                ) from error
+                raise _name_in_use(spec.name) from error
             return self._job(row)
 
     def job(self, name: str) -> Job:
@@ -270,6 +272,13 @@ class Repository:
 
     def _job(self, row: JobRow) -> Job:
         return read_job(row, self._holder(row))
+
+
+def _name_in_use(name: str) -> NameInUse:
+    return NameInUse(
+        f"there is a job named {name!r} already; choose another name, or go on with that one: "
+        f"autotune resume {name}"
+    )
 
 
 def _clear_lease(row: JobRow) -> None:

@@ -1,9 +1,8 @@
 import pytest
-from conftest import GIB, make_problem
+from problems import GIB, make_problem
 
 from autotune.errors import BadInput
 from autotune.search.baseline import default_baseline
-from trials.contract.config import TrainingConfig
 
 
 def test_plenty_of_memory_means_ddp_in_bf16_with_the_largest_power_of_two(problem):
@@ -43,15 +42,26 @@ def test_the_longest_sequence_is_the_product():
 
 
 def test_a_users_baseline_is_accumulated_to_the_global_batch_that_is_asked_for():
-    problem = make_problem(baseline=TrainingConfig(micro_batch_size=3), global_batch_size=24)
+    problem = make_problem(baseline={"micro_batch_size": 3}, global_batch_size=24)
     assert problem.baseline.global_batch_size(world_size=2) == 24
 
 
+def test_what_a_user_leaves_out_of_the_baseline_is_as_usual_in_this_space():
+    usual = make_problem().baseline
+    own = make_problem(baseline={"micro_batch_size": 3, "sharding": "fsdp"}).baseline
+    assert own == usual.model_copy(update={"micro_batch_size": 3, "sharding": "fsdp"})
+
+
+def test_a_baseline_at_another_length_is_bad_input():
+    with pytest.raises(BadInput, match="--set sequence_length=64 searches at the baseline's"):
+        make_problem(baseline={"sequence_length": 64})
+
+
 def test_a_users_baseline_may_have_another_global_batch():
-    present = TrainingConfig(micro_batch_size=7, gradient_accumulation_steps=5)
-    assert make_problem(baseline=present, global_batch_size=24).baseline == present
+    present = {"micro_batch_size": 7, "gradient_accumulation_steps": 5}
+    assert make_problem(baseline=present, global_batch_size=24).baseline.gradient_accumulation_steps == 5
 
 
 def test_a_baseline_that_cannot_run_here_is_bad_input():
     with pytest.raises(BadInput, match=r"baseline cannot run here: .*fp8"):
-        make_problem(baseline=TrainingConfig(precision="fp8"))
+        make_problem(baseline={"precision": "fp8"})

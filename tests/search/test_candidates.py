@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import GIB, MIB, make_problem
+from problems import GIB, MIB, make_problem
 
 from autotune.errors import BadInput, NothingFits
 from autotune.search.candidates import DOUBT
@@ -44,4 +44,4 @@ def test_a_space_without_a_legal_configuration_says_why():
 
 def test_a_baseline_that_cannot_run_is_bad_input():
     with pytest.raises(BadInput, match="the baseline cannot run here: DeepSpeed refuses fp16"):
-        make_problem(baseline=TrainingConfig(sharding="zero2", precision="fp16"))
+        make_problem(baseline={"sharding": "zero2", "precision": "fp16"})

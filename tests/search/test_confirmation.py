@@ -59,11 +59,33 @@ def test_a_confirmation_above_the_usable_memory_disqualifies():
     assert not swollen.holds
 
 
-def test_who_falls_behind_in_its_confirmations_is_overtaken_and_the_next_one_confirmed():
-    lucky = contender(0, 100, 60, 60, 60)
-    steady = contender(1, 90, 90, 90, 90)
-    third = contender(2, 80)
-    assert next_to_confirm([lucky, steady, third], None) is third
+def test_who_falls_behind_in_its_confirmations_is_overtaken():
+    lucky, steady, third = contender(0, 100, 60, 60, 60), contender(1, 90, 90, 90, 90), contender(2, 80)
+    assert next_to_confirm([lucky, steady, third], None) is None
+    assert [c.trial for c in ranked([lucky, steady, third])] == [1, 0, 2]
+
+
+def test_the_figure_by_which_a_winner_was_selected_is_not_the_one_that_is_quoted():
+    assert contender(0, 130, 100, 101, 102).tokens_per_second.median == 101
+
+
+def test_a_crash_while_confirming_does_not_unmake_a_measurement():
+    crashed = result(0, peak=None, outcome=Outcome.CRASHED)
+    measured = contender(0, 100, 90, 91)
+    shaken = Contender(0, measured.config, {**measured.results, 3: crashed}, USABLE)
+    assert shaken.holds
+    assert next_to_confirm([shaken], None) is shaken
+    broken = Contender(0, measured.config, {0: result(100), 1: crashed, 2: crashed, 3: crashed}, USABLE)
+    assert broken.holds
+    assert not broken.is_confirmed
+    assert next_to_confirm([broken], None) is None
+    assert broken.tokens_per_second.median == 100
+
+
+def test_an_unconfirmed_one_ties_by_its_first_probe():
+    winner = contender(0, 120, 100, 95, 105)
+    assert is_tie(winner, contender(1, 118))
+    assert not is_tie(winner, contender(1, 60))
 
 
 def test_equal_speed_goes_to_the_one_with_memory_to_spare():

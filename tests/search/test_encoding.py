@@ -1,7 +1,7 @@
 import numpy as np
-from conftest import make_problem
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import make_problem
 
 from autotune.search.encoding import Encoding
 from search_spaces.columns import Columns

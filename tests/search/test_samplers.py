@@ -1,6 +1,6 @@
 import optuna
 import pytest
-from conftest import GIB, make_problem
+from problems import GIB, make_problem
 
 from autotune.errors import BadInput
 from autotune.search.history import TrialState
@@ -15,7 +15,7 @@ SMALL = {"micro_batch_size": [1, 2, 3], "precision": ["fp32", "bf16"], "sharding
 
 def study_of(problem, sampler, storage=None, baseline=None, seed=0):
     storage = storage or optuna.storages.InMemoryStorage()
-    return SearchStudy(storage, "study", problem.candidates, baseline, sampler, seed)
+    return SearchStudy(storage, "study", problem.candidates, baseline or problem.baseline, sampler, seed)
 
 
 def measured(speed, peak=GIB):
