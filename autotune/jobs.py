@@ -24,6 +24,8 @@ class JobSpec(Message):
     """What is trained."""
     shape: dict[str, Any]
     """Its sizes (`ModelShape`), so that a factory is measured once."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was left out of the request, or assumed."""
     gpus: str
     """The inventory in the words it was asked for, such as `auto` or `2x8xH100-80GB`."""
     inventory: dict[str, Any]

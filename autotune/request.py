@@ -1,9 +1,10 @@
 """`TuneRequest`: a job in the user's own words, and what they stand for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from autotune.errors import BadInput
+from autotune.hardware.cpu import cpu_cores
 from autotune.hardware.inventory import NodeGroup
 from autotune.hardware.parse import parse_inventory
 from autotune.hardware.sizes import format_bytes, parse_size
@@ -56,6 +57,7 @@ def specify(request: TuneRequest) -> JobSpec:
                 "name": request.name or UNNAMED,
                 "model": model.spec,
                 "shape": asdict(model.shape),
+                "notes": (*model.notes, *_notes(group, request.ray_address)),
                 "gpus": request.gpus,
                 "inventory": inventory.to_dict(),
                 "world_size": space.world_size or group.world_size,
@@ -86,6 +88,15 @@ def _ceiling_bytes(text: str | None, group: NodeGroup) -> int:
             f"--ceiling {text} is more than the {format_bytes(device_bytes)} that a {group.gpu.name} has"
         )
     return ceiling_bytes
+
+
+def _notes(group: NodeGroup, ray_address: str | None) -> Iterator[str]:
+    cores = cpu_cores()
+    if group.gpu.kind == "cpu" and ray_address is None and group.gpus_per_node > cores:
+        yield (
+            f"{group.gpus_per_node} ranks share the {cores} cores of this machine; the figures hold for that, "
+            f"not for {group.gpus_per_node} cores"
+        )
 
 
 def _default_space(group: NodeGroup) -> str:

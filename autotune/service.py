@@ -188,7 +188,16 @@ class Service:
     ) -> Answer:
         repository = self._repository
         job = repository.set_status(lease, JobStatus.RUNNING)
-        listener(JobStarted(job.name, job.spec.ceiling_bytes, job.spec.trials))
+        listener(
+            JobStarted(
+                job.name,
+                job.spec.ceiling_bytes,
+                job.spec.trials,
+                candidates=len(problem.candidates),
+                rejected=problem.candidates.rejected,
+                notes=job.spec.notes,
+            )
+        )
         clock = _SpentClock(lambda seconds: repository.add_spent(lease, seconds))
 
         def heartbeat() -> None:

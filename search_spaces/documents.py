@@ -43,17 +43,19 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     return parse_yaml(text)
 
 
-def parse_yaml(text: bytes) -> dict[Any, Any]:
+def parse_yaml(text: str | bytes) -> dict[Any, Any]:
     """The mapping that YAML text holds; raises ContractError."""
     try:
         data = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ContractError(f"not readable as YAML: {error.problem}{where}") from error
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+    except RecursionError as error:
+        raise ContractError("nested too deeply") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ContractError(
             "not YAML of plain values: names, numbers, true and false, lists, mappings"
         ) from error
     if not isinstance(data, dict):
-        raise ContractError("a mapping with `dimensions` is needed")
+        raise ContractError("a mapping from names to values is needed")
     return data

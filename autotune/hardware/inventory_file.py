@@ -18,7 +18,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, field_validator
 
 from autotune.errors import BadInput
@@ -26,6 +25,7 @@ from autotune.hardware import catalog
 from autotune.hardware.cpu import cpu_group
 from autotune.hardware.inventory import Gpu, Inventory, NodeGroup
 from autotune.hardware.sizes import parse_size
+from search_spaces.documents import parse_yaml
 from trials.contract.capabilities import Feature
 from trials.contract.message import ContractError, Message
 
@@ -38,19 +38,6 @@ ASSUMED_NETWORK_GB_PER_S = 3.1
 Rate = Annotated[float, Field(strict=True, gt=0, le=1e9, allow_inf_nan=False)]
 Size = str | Annotated[int, Field(strict=True)]
 """As `parse_size` reads it, or plain bytes."""
-
-
-class PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them expand to more than any memory holds."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not read")
-        return super().compose_node(parent, index)
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, PlainLoader)
 
 
 class TensorRates(Message):
@@ -128,7 +115,7 @@ class InventoryFile(Message):
 
 
 READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
-    {".yaml": _read_yaml, ".yml": _read_yaml, ".json": json.loads, ".toml": tomllib.loads}
+    {".yaml": parse_yaml, ".yml": parse_yaml, ".json": json.loads, ".toml": tomllib.loads}
 )
 
 
@@ -144,7 +131,7 @@ def read_inventory(path: Path) -> Inventory:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except RecursionError:
         raise BadInput(f"{path} is nested too deeply") from None
-    except (ValueError, yaml.YAMLError) as error:  # of Unicode, JSON and TOML, too
+    except ValueError as error:  # of YAML, JSON, TOML and Unicode
         raise BadInput(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise BadInput(f'{path} must hold "nodes", a list of node groups')

@@ -69,7 +69,7 @@ def _no_constant(text: str) -> Never:
 
 
 def _integer(text: str) -> int:
-    if len(text.lstrip("-")) > MAX_DIGITS:
+    if len(text.lstrip("-")) > MAX_DIGITS or not -(2**63) <= int(text) < 2**63:
         raise ValueError(f"the integer {text[:20]}… does not fit 64 bits")
     return int(text)
 

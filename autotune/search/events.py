@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autotune.search.history import TrialRecord
+from search_spaces.constraints import Rejection
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import Outcome
@@ -14,6 +15,12 @@ class JobStarted:
     name: str
     ceiling_bytes: int
     trials: int
+    candidates: int = 0
+    """Configurations that are legal and may fit."""
+    rejected: tuple[Rejection, ...] = ()
+    """The others of the space, by reason."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was left out of the model's configuration, or assumed."""
 
 
 @dataclass(frozen=True)

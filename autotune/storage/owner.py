@@ -10,9 +10,6 @@ import psutil
 
 from trials.contract.message import Message
 
-_SAME_START_S = 2.0
-"""Two readings of one process's start differ by less, and a process id comes round later."""
-
 
 class Owner(Message):
     """A process, named so that other processes of its machine can tell whether it is gone."""
@@ -22,8 +19,8 @@ class Owner(Message):
     """Changes where equal host names and process ids need not mean the same process: with each start of
     the machine and in each container. Empty where the system does not say."""
     pid: int
-    started_at: float
-    """Seconds since the epoch."""
+    started_ticks: int
+    """Clock ticks from the start of the machine to that of the process: no change of the clock moves it."""
 
     @classmethod
     def current(cls) -> Self:
@@ -33,7 +30,7 @@ class Owner(Message):
             host=socket.gethostname(),
             pid_space=_pid_space(),
             pid=pid,
-            started_at=psutil.Process(pid).create_time(),
+            started_ticks=_started_ticks(pid),
         )
 
     def is_gone(self) -> bool:
@@ -42,17 +39,19 @@ class Owner(Message):
             return False
         try:
             process = psutil.Process(self.pid)
-            return (
-                abs(process.create_time() - self.started_at) > _SAME_START_S
-                or process.status() == psutil.STATUS_ZOMBIE
-            )
-        except psutil.NoSuchProcess:
+            return _started_ticks(self.pid) != self.started_ticks or process.status() == psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
             return True
         except psutil.AccessDenied:
             return False
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+
+def _started_ticks(pid: int) -> int:
+    """Field 22 of /proc/PID/stat (man 5 proc); the name in field 2 may hold anything, brackets too."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def _pid_space() -> str:

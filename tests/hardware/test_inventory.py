@@ -160,8 +160,8 @@ GPU = "{name: Mine, memory: 48GiB, tflops: {fp32: 40}, bandwidth_gb_per_s: 960, 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", 'must hold "nodes"'),
-        ("[]", 'must hold "nodes"'),
+        ("", 'a mapping from names to values'),
+        ("[]", 'a mapping from names to values'),
         ("nodes: []", "nodes"),
         ("node: []", "unknown field 'node'; did you mean 'nodes'"),
         (
@@ -182,6 +182,7 @@ GPU = "{name: Mine, memory: 48GiB, tflops: {fp32: 40}, bandwidth_gb_per_s: 960, 
         (f"nodes: [{{gpus_per_node: 8, gpu: {GPU}, pcie_gb_per_s: 0}}}}]", "pcie_gb_per_s"),
         ("nodes: [{gpus_per_node: 8, gpu: {name: Mine}}]", "memory"),
         ("nodes: [{gpus_per_node: 8, gpu: H100, host_memory: lots}]", "'lots' is not a size"),
+        ("nodes: []\nnodes: []", "stands there twice"),
         ("a: &a [x]\nnodes: [*a, *a]", "aliases"),
         ("nodes: [", "cannot be read"),
         ("nodes: !!python/object/apply:os.system [true]", "cannot be read"),

@@ -24,7 +24,7 @@ LAUGHS = b"a: &a [x, x]\nb: &b [*a, *a]\n"
         (b"? [a, b]\n: c", "a key must be a name"),
         (b"a: !!python/object/apply:os.getcwd []", "not readable as YAML"),
         (b"a: 2024-99-99", "plain values"),
-        (b"a: " + b"[" * 5000, "plain values"),
+        (b"a: " + b"[" * 5000, "nested too deeply"),
         (b"\xff\xfe\xff", "plain values"),
     ],
 )

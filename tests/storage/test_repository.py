@@ -25,7 +25,7 @@ from trials.contract.outcome import Outcome, Phase
 
 MakeSpec = Callable[..., JobSpec]
 TTL_S = 30.0
-ELSEWHERE = Owner(host="elsewhere", pid_space="", pid=7, started_at=0.0)
+ELSEWHERE = Owner(host="elsewhere", pid_space="", pid=7, started_ticks=0)
 
 
 def result(median: float = 1000.0, probe_id: str = "tiny.0", **fields: Any) -> ProbeResult:
