@@ -18,6 +18,7 @@ from torch import nn
 
 from trials.contract.message import ContractError, nearest
 from trials.contract.messages import ModelSpec
+from trials.model import ModelUnusable, find_layers
 
 HF_MEMORY_BYTES = 8 << 30
 """On the meta device a configuration builds in under 1 GiB; one made to exhaust the machine stops here."""
@@ -123,7 +124,10 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
     if not embeddings:
         raise CannotDescribe(f"{name} has no nn.Embedding, so it is no language model over tokens")
     tokens = max(embeddings.values(), key=lambda module: module.num_embeddings)
-    layers = max(_layer_lists(model), key=_num_parameters, default=[model])
+    try:
+        layers = list(find_layers(model))
+    except ModelUnusable as error:
+        raise CannotDescribe(f"{name}: {error}") from error
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     layer = layers[-1]  # where experts begin after some dense layers, it has them
@@ -145,7 +149,7 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
     )
     num_parameters = _num_parameters([model])
     vocabulary = tokens.num_embeddings * tokens.embedding_dim * (1 if tied else 2)
-    inside = _num_parameters(layers) if layer is not model else num_parameters - vocabulary
+    inside = _num_parameters(layers)
     positions = [item.num_embeddings for path, item in embeddings.items() if POSITIONS.search(path)]
     limits = [*positions, _first(MAX_POSITIONS, config) or min(positions)] if positions else []
     return {
@@ -166,15 +170,6 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
         "other_parameters": max(0, num_parameters - vocabulary - inside),
         "notes": notes,
     }
-
-
-def _layer_lists(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Every run of equal modules; the one with the most weights is the stack of layers."""
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential):
-            children = list(module)
-            if len({type(child) for child in children}) == 1 and _num_parameters(children):
-                yield children
 
 
 def _feed_forward_widths(layer: nn.Module, hidden: int) -> Iterator[int]:

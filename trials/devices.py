@@ -12,6 +12,10 @@ from trials.contract.capabilities import Feature
 from trials.contract.messages import DeviceKind, MemoryPeaks
 
 
+class DeviceMissing(Exception):
+    """The machine has not the device that the rank is to run on."""
+
+
 class Device(Protocol):
     torch_device: torch.device
     backend: str
@@ -34,13 +38,12 @@ class Device(Protocol):
 
 
 class CpuDevice:
-    """One thread of this machine; memory is the process's resident set."""
+    """A core of this machine; memory is the process's resident set."""
 
     backend = "gloo"
 
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")
-        torch.set_num_threads(1)
         self._baseline_bytes = _status_bytes("VmRSS")
 
     @property
@@ -80,6 +83,8 @@ class CudaDevice:
     backend = "nccl"
 
     def __init__(self, local_rank: int) -> None:
+        if local_rank >= (count := torch.cuda.device_count()):
+            raise DeviceMissing(f"there is no CUDA device {local_rank}; this process sees {count}")
         self.torch_device = torch.device("cuda", local_rank)
         torch.cuda.set_device(self.torch_device)
         before, _ = _device_wide_free(local_rank)

@@ -3,12 +3,14 @@
 import errno
 
 import torch
+import torch.distributed as dist
 
 from trials.ceiling import CeilingReached
 from trials.contract.outcome import Outcome, Phase
+from trials.devices import DeviceMissing
 from trials.engines import EngineRefusal
 from trials.measure import NonFinite
-from trials.model import ModelUnusable
+from trials.model import FactoryFailed, ModelUnusable
 
 OUT_OF_MEMORY_WORDS = (
     "DefaultCPUAllocator",  # torch's CPU allocator: "can't allocate memory" or "not enough memory"
@@ -25,18 +27,30 @@ OUT_OF_MEMORY_WORDS = (
 )
 """Parts of the messages of RuntimeError that mean the device is full."""
 
+LOST_PEER_WORDS = (
+    "Connection closed by peer",  # gloo, when a rank has ended
+    "Connection reset by peer",  # gloo, when it ended with something unread
+    "Broken pipe",  # gloo, when writing to it
+    "ncclRemoteError",
+)
+"""Parts of the messages of RuntimeError that mean another rank is gone."""
+
+NON_FINITE_WORDS = ("loss scale already at minimum",)
+"""Parts of what DeepSpeed's loss scaler says, in a plain Exception, when every step overflows."""
+
 REFUSALS = (AssertionError, AttributeError, ImportError, KeyError, NotImplementedError, TypeError, ValueError)
 """Raised while building, these say that the engine or the model cannot be set up so, now or ever."""
 
 
-OUR_OWN = (CeilingReached, EngineRefusal, ModelUnusable, NonFinite)
+OUR_OWN = (CeilingReached, DeviceMissing, EngineRefusal, ModelUnusable, NonFinite)
 """Exceptions whose message is a sentence, which the exception's name would only obscure."""
 
 
 def outcome_of(error: BaseException, phase: Phase) -> Outcome:
-    if _is_out_of_memory(error):
+    cause = error.__cause__ if isinstance(error, FactoryFailed) else error
+    if _is_out_of_memory(cause):
         return Outcome.OUT_OF_MEMORY
-    if isinstance(error, NonFinite):
+    if isinstance(error, NonFinite) or any(words in str(error) for words in NON_FINITE_WORDS):
         return Outcome.NON_FINITE
     if isinstance(error, EngineRefusal | ModelUnusable):
         return Outcome.INVALID
@@ -45,7 +59,14 @@ def outcome_of(error: BaseException, phase: Phase) -> Outcome:
     return Outcome.CRASHED
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def lost_peer(error: BaseException) -> bool:
+    """Whether a rank failed only because another was gone."""
+    if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_PEER_WORDS)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError):

@@ -50,8 +50,19 @@ class Stepper:
     def step(self) -> float:
         """One optimizer step from batch to updated weights; return the slowest rank's seconds.
 
+        One that the loss scaler throws away updates nothing, so another takes its place.
         Raises NonFinite, on every rank alike.
         """
+        seconds, norm = self._try()
+        while not math.isfinite(norm):
+            if not self._skips_left:
+                raise NonFinite(f"the gradient norm of step {self._steps} is {norm}")
+            self._skips_left -= 1
+            seconds, norm = self._try()
+        return seconds
+
+    def _try(self) -> tuple[float, float]:
+        """The slowest rank's seconds, and the gradient norm."""
         batches = self._batches.of_step(self._steps)
         self._steps += 1
         self._device.synchronise()
@@ -65,11 +76,7 @@ class Stepper:
         self.measurement.gradient_norms.append(norm)
         if not math.isfinite(loss):
             raise NonFinite(f"the loss of step {self._steps} is {loss}")
-        if not math.isfinite(norm):
-            self._skips_left -= 1
-            if self._skips_left < 0:
-                raise NonFinite(f"the gradient norm of step {self._steps} is {norm}")
-        return slowest
+        return slowest, norm
 
     def _over_ranks(self, loss: float, norm: float, seconds: float) -> tuple[float, float, float]:
         """Mean loss, largest norm and time: the same figures, so the same decisions, on every rank."""

@@ -14,11 +14,22 @@ from trials.contract.config import TrainingConfig
 from trials.contract.messages import ModelSpec
 
 ModuleInitialiser = Callable[[nn.Module], None]
+Stack = nn.ModuleList | nn.Sequential
 ParameterWriter = Callable[[nn.Parameter, torch.Tensor], object]
 
 
 class ModelUnusable(Exception):
     """The model cannot be trained as it is; the message says what it lacks."""
+
+
+NO_STACK = (
+    "the model keeps no stack of equal layers in an nn.ModuleList or nn.Sequential, so there is nothing to "
+    "checkpoint or to shard by"
+)
+
+
+class FactoryFailed(ModelUnusable):
+    """The user's factory raised, which is its cause."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class BuiltModel:
     """Sets the weights and buffers of one submodule; None when the factory has set them already."""
     vocab_size: int
     num_parameters: int
-    layers: nn.ModuleList
+    layers: Stack
     """The repeated blocks: what is checkpointed and sharded as a unit."""
 
     @property
@@ -46,13 +57,19 @@ def build(
     A Hugging Face model comes on the meta device, so that an engine can shard it before any memory is
     spent (`on_meta=False`: for an engine that shards while submodules are constructed); a factory's is
     real and on the CPU, since only the factory knows its buffers.
-    Raises ModelUnusable where it has no layers or no vocabulary.
+    Raises ModelUnusable where it has no layers or no vocabulary, FactoryFailed where a factory raised.
     """
     if spec.hf_config is not None:
         return _from_hf_config(spec.hf_config, config, dtype, on_meta=on_meta)
     assert spec.factory is not None
     torch.manual_seed(seed)
-    module = load_factory(spec)()
+    try:
+        module = load_factory(spec)()
+    except ModelUnusable:
+        raise
+    except (Exception, SystemExit) as error:
+        words = " ".join(str(error).split())
+        raise FactoryFailed(f"{spec.factory} raised {type(error).__name__}: {words}") from error
     if not isinstance(module, nn.Module):
         raise ModelUnusable(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
     return _built(module.to(dtype), None)
@@ -117,12 +134,16 @@ def _vocab_size(module: nn.Module) -> int:
     return max(sizes)
 
 
-def find_layers(module: nn.Module) -> nn.ModuleList:
-    """The ModuleList that holds the most parameters: the transformer blocks."""
-    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    if not lists:
-        raise ModelUnusable("the model keeps its layers in no nn.ModuleList, so there is nothing to shard by")
-    return max(lists, key=lambda layers: sum(_full_shape(p).numel() for p in layers.parameters()))
+def find_layers(module: nn.Module) -> Stack:
+    """The list of modules, or sequence of equal ones, with the most parameters: the transformer blocks."""
+    stacks = [m for m in module.modules() if isinstance(m, Stack) and _is_stack(m)]
+    if not stacks:
+        raise ModelUnusable(NO_STACK)
+    return max(stacks, key=lambda layers: sum(_full_shape(p).numel() for p in layers.parameters()))
+
+
+def _is_stack(modules: Stack) -> bool:
+    return len(modules) > 0 if isinstance(modules, nn.ModuleList) else len({*map(type, modules)}) == 1
 
 
 def initialise(built: BuiltModel, device: torch.device, seed: int, write: ParameterWriter) -> None:
@@ -178,7 +199,7 @@ def _full_shape(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def checkpoint_layers(layers: nn.ModuleList) -> None:
+def checkpoint_layers(layers: Stack) -> None:
     """Wrap each layer so that its backward recomputes it from its input alone."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 

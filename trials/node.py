@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trials.ceiling import CHECK_S, CeilingReached, resident_bytes
 from trials.contract.messages import MemoryPeaks, NodeShare, RankReport
@@ -51,8 +52,10 @@ def run_ranks(
     give_up = math.inf
     watched_ceiling = share.request.ceiling_bytes if share.request.device == "cpu" else None
     longest_wait_s = math.inf if watched_ceiling is None else CHECK_S
-    ranks = [_fork(share, rank, folder, run_rank) for rank in share.ranks]
+    ranks: list[_Rank] = []
     try:
+        for rank in share.ranks:
+            ranks.append(_fork(share, rank, folder, run_rank))
         while running := [r for r in ranks if r.status is None]:
             wait_s = max(0.0, min(deadline, give_up) - time.monotonic())
             watched = [r.pidfd for r in running] + ([] if control is None else [control])
@@ -140,7 +143,7 @@ def _end_beyond(ceiling_bytes: int, ranks: list[_Rank]) -> list[_Rank]:
 
 def _report(r: _Rank) -> RankReport:
     """The rank's own report where it wrote one, else what its end says."""
-    phase, last = Phase.START, ""
+    phase, last, known = Phase.START, "", dict[str, Any]()
     lines = r.journal.read_text().splitlines() if r.journal.exists() else []
     for line in lines:
         try:
@@ -148,6 +151,7 @@ def _report(r: _Rank) -> RankReport:
         except json.JSONDecodeError:  # cut off by its end
             break
         phase, last = Phase(entry["phase"]), line
+        known |= entry.get("known", {})
     if last and "outcome" in json.loads(last):
         return RankReport.parse(last)
     outcome, reason = r.ended_by_us or _death(r.status or 0)
@@ -158,6 +162,7 @@ def _report(r: _Rank) -> RankReport:
         reason=reason,
         detail=_tail(r.log),
         memory=None if r.held_bytes is None else MemoryPeaks(device_bytes=r.held_bytes),
+        **known,
     )
 
 
@@ -171,4 +176,8 @@ def _death(status: int) -> tuple[Outcome, str]:
 
 
 def _tail(log: Path, limit: int = 4000) -> str | None:
-    return log.read_text(errors="replace")[-limit:] or None if log.exists() else None
+    if not log.exists():
+        return None
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+        return file.read().decode(errors="replace") or None

@@ -1,15 +1,17 @@
 """One probe, alone, on this machine: `python -P -m trials.probe request.json result.json`."""
 
 import os
-import socket
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from trials.contract.environment import probe_variables
 from trials.contract.merge import merge
 from trials.contract.message import ContractError
 from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult
+from trials.contract.rendezvous import free_port
 
 USAGE = """usage: python -P -m trials.probe request.json result.json
 
@@ -21,25 +23,13 @@ example:
              "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4}},
    "config": {"sharding": "fsdp", "precision": "bf16", "micro_batch_size": 2, "sequence_length": 64}}
 
-Exit codes: 0 the result says what became of the probe; 1 the machine failed; 2 the request is not one."""
-
-
-def single_threaded_environment() -> dict[str, str]:
-    """One thread per rank; and no helper threads, which would not survive the fork."""
-    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as candidate:
-        candidate.bind(("", 0))
-        port: int = candidate.getsockname()[1]
-        return port
+Exit codes: 0 the result says what became of the probe; 1 the machine failed; 2 the request or a path is
+wrong; 130 interrupted."""
 
 
 def run_probe(request: ProbeRequest) -> ProbeResult:
     """Run every rank of `request` on this machine and wait for the result."""
-    os.environ.update(single_threaded_environment())
+    os.environ.update(probe_variables())
     from trials.zygote import Zygote
 
     zygote = Zygote(request.device)
@@ -50,26 +40,64 @@ def run_probe(request: ProbeRequest) -> ProbeResult:
     return merge(request, reports, time.monotonic() - started)
 
 
+class BadInput(Exception):
+    """What the command was given cannot be used; the message is one sentence."""
+
+
 def main(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print(USAGE)
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        request, target = _read(arguments)
+        result = run_probe(request)
+        _write(target, result.model_dump_json(indent=2) + "\n")
+    except BadInput as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except OSError as error:
+        return _fail(f"the machine failed: {error}", 1)
+    print(f"{result.outcome}" + (f": {result.reason}" if result.reason else ""))
+    return 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+def _read(arguments: list[str]) -> tuple[ProbeRequest, Path]:
+    """The request, and where its result can be written. Raises BadInput."""
     if len(arguments) != 2:
-        print(USAGE, file=sys.stdout if arguments in (["-h"], ["--help"]) else sys.stderr)
-        return 0 if arguments in (["-h"], ["--help"]) else 2
+        raise BadInput(USAGE)
     source, target = map(Path, arguments)
     try:
         request = ProbeRequest.parse(source.read_bytes())
     except OSError as error:
-        print(f"{source} cannot be read: {error.strerror}", file=sys.stderr)
-        return 2
+        raise BadInput(f"{source} cannot be read: {error.strerror}") from error
     except ContractError as error:
-        print(f"{source} is not a probe request: {error}", file=sys.stderr)
-        return 2
+        raise BadInput(f"{source} is not a probe request: {error}") from error
     if request.num_nodes > 1:
-        print("a probe of several nodes needs an executor; this command runs one node", file=sys.stderr)
-        return 2
-    result = run_probe(request)
-    target.write_text(result.model_dump_json(indent=2) + "\n")
-    print(f"{result.outcome}" + (f": {result.reason}" if result.reason else ""))
-    return 0
+        raise BadInput("a probe of several nodes needs an executor; this command runs one node")
+    if target.is_dir():
+        raise BadInput(f"{target} cannot be written: it is a folder")
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:  # better now than after the probe
+        raise BadInput(f"{target} cannot be written: {error.strerror}") from error
+    return request, target
+
+
+def _write(target: Path, text: str) -> None:
+    """All of it or nothing."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

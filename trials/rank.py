@@ -1,5 +1,6 @@
 """One rank of one probe: join, build, warm up, measure, report."""
 
+import json
 import os
 import platform
 import time
@@ -16,17 +17,20 @@ import torch.distributed as dist
 from trials.ceiling import CeilingReached
 from trials.contract.capabilities import ENGINE_OF_SHARDING, refusal
 from trials.contract.constants import PROTOCOL_VERSION
+from trials.contract.environment import threads_per_rank
+from trials.contract.message import Message
 from trials.contract.messages import NodeShare, ProbeRequest, RankReport, Versions
 from trials.contract.outcome import Outcome, Phase
 from trials.data import TokenBatches
 from trials.devices import Device, open_device
 from trials.engines import Engine, EngineRefusal, Setting, build_engine
-from trials.failures import outcome_of, reason_of
+from trials.failures import lost_peer, outcome_of, reason_of
 from trials.measure import Stepper, measure, warm_up
+from trials.threads import use_threads
 
 
 class Journal:
-    """A rank's file of JSON lines: one per phase it enters, the report last.
+    """A rank's file of JSON lines: one per phase it enters, with what it knows by then; the report last.
 
     The supervisor reads from it how far a rank came that could not say so itself.
     """
@@ -37,10 +41,12 @@ class Journal:
         self.phase = Phase.START
         self.phase_s: dict[Phase, float] = {}
 
-    def enter(self, phase: Phase) -> None:
+    def enter(self, phase: Phase, **known: Message) -> None:
+        """`known`: fields of the report, for a rank that is ended before it can write one."""
         self._close_phase()
         self.phase = phase
-        self._append(f'{{"phase": "{phase}"}}')
+        facts = {field: message.model_dump(mode="json") for field, message in known.items()}
+        self._append(json.dumps({"phase": phase, "known": facts}))
 
     def step(self, count: int) -> None:
         self._append(f'{{"phase": "{self.phase}", "steps": {count}}}')
@@ -84,6 +90,7 @@ class _RankProbe:
     def run(self) -> RankReport:
         request, journal = self._request, self._journal
         journal.enter(Phase.START)
+        use_threads(threads_per_rank(request.device, request.ranks_per_node, len(os.sched_getaffinity(0))))
         local_rank = self._rank - self._share.ranks.start
         device = self._device = open_device(request.device, local_rank)
         if why := refusal(request.config, device.features):
@@ -92,7 +99,7 @@ class _RankProbe:
         if request.ceiling_bytes is not None:
             device.enforce_ceiling(request.ceiling_bytes)
         with _process_group(self._share, self._rank, local_rank, device):
-            journal.enter(Phase.BUILD)
+            journal.enter(Phase.BUILD, versions=_versions(device, request))
             engine = self._engine = build_engine(_setting(request, device))
             batches = TokenBatches(
                 request.config,
@@ -108,7 +115,7 @@ class _RankProbe:
 
             self._check_ceiling(device)
 
-            journal.enter(Phase.WARM_UP)
+            journal.enter(Phase.WARM_UP, constants=engine.constants)
             device.reset_peaks()
             warm_up(stepper, request.measurement)
             self._check_ceiling(device)
@@ -133,6 +140,7 @@ class _RankProbe:
             outcome=outcome,
             phase=self._journal.phase,
             reason=reason_of(error) if error else None,
+            lost_peer=lost_peer(error) if error else False,
             detail="".join(traceback.format_exception(error))[-4000:] if error else None,
             memory=self._device.peaks() if self._device else None,
             step_s=tuple(measurement.step_s) if measurement else (),

@@ -49,9 +49,9 @@ class Zygote:
 
         load_operators(needed_operators(request))
         if request.model.hf_config is not None:
-            from trials.model import ModelUnusable, model_class
+            from trials.model import model_class
 
-            with contextlib.suppress(ModelUnusable):  # the ranks meet it again, and report it
+            with contextlib.suppress(Exception):  # the ranks meet it again, and report it
                 model_class(request.model.hf_config)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             raise RuntimeError("CUDA was initialised in the process that forks: no rank could use it")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from trials.contract.constants import engine_constants
+from trials.contract.environment import probe_variables
 
 PASSED_ON = (
     "HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TMPDIR", "TZ",
@@ -18,16 +18,4 @@ FOLDER_VARIABLE = "AUTOTUNE_PROBE_FOLDER"
 def probe_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a supervisor, and so of everything that runs a probe."""
     passed = {k: v for k, v in environment.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
-    return passed | {
-        # One thread per rank; helper threads would not survive the fork either.
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
-        # Nothing is looked up or downloaded.
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Asking whether there is CUDA must not initialise it in the process that forks.
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        "PYTORCH_CUDA_ALLOC_CONF": engine_constants(0).cuda_allocator,
-    }
+    return passed | probe_variables() | {"PYTHONUNBUFFERED": "1"}

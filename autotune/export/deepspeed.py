@@ -13,9 +13,6 @@ from trials.contract.capabilities import Refusal
 from trials.contract.config import Precision
 from trials.contract.deepspeed_config import deepspeed_config
 
-LEARNING_RATE = 1e-4
-"""Of every probe; the user's own is for the user to set."""
-
 REFUSALS = (
     Refusal({"sharding": ("fsdp", "hsdp")}, "DeepSpeed has no FSDP; use --to accelerate or --to torchrun"),
     Refusal({"precision": ("fp8",)}, "DeepSpeed has no float8 of PyTorch's; use --to torchrun"),
@@ -78,7 +75,7 @@ def ds_config(target: Target) -> dict[str, Any]:
     if _is_ddp(target):
         config = config.model_copy(update={"sharding": "zero1", "precision": "fp32"})
     try:
-        chosen = deepspeed_config(config, target.constants, target.world_size, target.device, LEARNING_RATE)
+        chosen = deepspeed_config(config, target.constants, target.world_size, target.device)
     except KeyError as error:
         raise BadInput(f"DeepSpeed cannot be configured for {error.args[0]}; tune without it") from error
     if _is_ddp(target):

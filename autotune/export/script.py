@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from autotune.export.target import Target
 from trials.contract.capabilities import ENGINE_OF_SHARDING
+from trials.contract.environment import THREAD_VARIABLES, thread_variables
 
 LINE_LENGTH = 100
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DEFAULT_PORT = 29500
 """Where the ranks meet; torch's own default."""
 
@@ -21,9 +21,10 @@ RENDEZVOUS = (
 
 def environment(target: Target) -> dict[str, str]:
     """The variables that the probes ran under and that decide memory or speed."""
-    variables = dict.fromkeys(THREAD_VARIABLES, "1")
-    if target.device == "cuda":
-        variables["PYTORCH_CUDA_ALLOC_CONF"] = target.constants.cuda_allocator
+    if target.device == "cpu":
+        variables = thread_variables(1)
+    else:  # where the number of threads is the machine's, which only the script can ask
+        variables = {"PYTORCH_CUDA_ALLOC_CONF": target.constants.cuda_allocator}
     if ENGINE_OF_SHARDING[target.config.sharding] == "zero":
         variables["DS_ACCELERATOR"] = target.device
     return variables
@@ -68,6 +69,8 @@ def launch_script(
         lines += ['here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"']
     lines += ["", *_rendezvous(target), "", "# What the probes ran under."]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    if target.device == "cuda":
+        lines += _threads(target.gpus_per_node)
     lines += ["", "exec " + " \\\n    ".join([*command, '"$@"']), ""]
     return "\n".join(lines)
 
@@ -143,6 +146,15 @@ def _rendezvous(target: Target) -> list[str]:
         ': "${NODE_RANK:?is the number of this node, counted from 0}"',
         ': "${MASTER_ADDR:?is the address of the first node}"',
         port,
+    ]
+
+
+def _threads(ranks_per_node: int) -> list[str]:
+    """What threads_per_rank says, on the machine that runs the script; nproc would heed OMP_NUM_THREADS."""
+    return [
+        'cores="$(env -u OMP_NUM_THREADS nproc)"',
+        f"threads=$((cores > {ranks_per_node} ? cores / {ranks_per_node} : 1))",
+        *(f'export {name}="$threads"' for name in THREAD_VARIABLES),
     ]
 
 

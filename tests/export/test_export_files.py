@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,10 @@ from hypothesis import strategies as st
 from autotune.errors import BadInput
 from autotune.execution.environment import probe_environment
 from autotune.export import FORMATS, Target, write
-from autotune.export.deepspeed import LEARNING_RATE
 from autotune.export.script import environment
 from trials.contract.config import TrainingConfig
 from trials.contract.constants import EngineConstants
+from trials.contract.environment import threads_per_rank
 
 MakeTarget = Callable[..., Target]
 
@@ -104,9 +103,23 @@ def test_environment_is_the_probes(make_target: MakeTarget) -> None:
         assert variables.items() <= probe_environment({}).items()
 
 
-def test_learning_rate_is_the_probes() -> None:
-    source = Path(__file__).parents[2] / "trials" / "engines" / "__init__.py"  # not imported: it needs torch
-    assert float(re.findall(r"^LEARNING_RATE = (\S+)", source.read_text(), re.M)[0]) == LEARNING_RATE
+@pytest.mark.parametrize(("cores", "ranks"), [(1, 1), (96, 8), (100, 8), (2, 4)])
+def test_threads_are_the_probes(
+    cores: int, ranks: int, make_target: MakeTarget, launched: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in {
+        "nproc": f'[ -z "${{OMP_NUM_THREADS:-}}" ] && echo {cores}',
+        "torchrun": 'printf "%s\\0" "$OMP_NUM_THREADS" "$MKL_NUM_THREADS" "$OPENBLAS_NUM_THREADS"',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    write("torchrun", make_target("cuda", 1, ranks), tmp_path / "export")
+    threads = launched(
+        tmp_path / "export", PATH=f"{programs}{os.pathsep}{os.environ['PATH']}", OMP_NUM_THREADS="7"
+    )
+    assert threads == [str(threads_per_rank("cuda", ranks, cores))] * 3
 
 
 class TestLaunchScript:

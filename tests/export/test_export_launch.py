@@ -25,15 +25,12 @@ Run = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run() -> Run:
     """Run launch.sh of every node at once; return what each rank wrote, by rank."""
-    # The launchers of this Python and nothing else of it: another ninja on PATH would compile all over again.
-    launchers = tmp_path_factory.mktemp("launchers")
-    for name in ("accelerate", "deepspeed", "torchrun"):
-        (launchers / name).symlink_to(Path(sys.executable).with_name(name))
     environment = {
         **os.environ,
-        "PATH": f"{launchers}:{os.environ['PATH']}",
+        # As in an activated environment; its ninja is also the one that the probes compile with.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(TRAIN.parents[2]),
         "MASTER_ADDR": "127.0.0.1",
         "OMP_NUM_THREADS": "7",  # what launch.sh says prevails

@@ -107,7 +107,7 @@ def test_deepspeed(device: str, make_target: MakeTarget, launched: Launched, tmp
         assert answer["optimizer"][0] == "adamw"
         if not is_ddp:
             assert answer["buckets"] == buckets
-            probed = deepspeed_config(config, target.constants, target.world_size, target.device, 1e-4)
+            probed = deepspeed_config(config, target.constants, target.world_size, target.device)
             assert json.loads((folder / "ds_config.json").read_text()) == probed
 
 
@@ -153,7 +153,7 @@ def test_accelerate_on_gpus(make_target: MakeTarget, launched: Launched, tmp_pat
                 "mesh": [2, 4] if config.sharding == "hsdp" else None,
             }
         else:
-            probed = deepspeed_config(config, target.constants, 8, "cuda", 1e-4)
+            probed = deepspeed_config(config, target.constants, 8, "cuda")
             expected |= {
                 "type": "DEEPSPEED",
                 "stage": int(config.sharding[-1]),

@@ -88,7 +88,7 @@ def test_a_factory_of_many_gigabytes_is_built_without_memory(factory):
         """
         def build():
             layers = [nn.Linear(1 << 13, 1 << 13) for _ in range(40)]
-            return nn.Sequential(nn.Embedding(1 << 20, 1 << 13), *layers)
+            return nn.Sequential(nn.Embedding(1 << 20, 1 << 13), nn.Sequential(*layers))
         """,
     )
     assert found["num_parameters"] == (1 << 33) + 40 * ((1 << 26) + (1 << 13))
@@ -101,10 +101,11 @@ def test_a_factory_that_needs_real_tensors_is_built_for_real(factory):
         def build():
             embedding = nn.Embedding(10, 4)
             assert embedding.weight.sum().item() == embedding.weight.sum().item()
-            return nn.ModuleDict({"tokens": embedding, "head": nn.Linear(4, 10)})
+            layers = nn.ModuleList([nn.Linear(4, 4)])
+            return nn.ModuleDict({"tokens": embedding, "layers": layers, "head": nn.Linear(4, 10)})
         """,
     )
-    assert (found["vocab_size"], found["num_parameters"], found["tied_embeddings"]) == (10, 90, False)
+    assert (found["vocab_size"], found["num_parameters"], found["tied_embeddings"]) == (10, 110, False)
     assert "heads" in found["notes"][0]
     assert found["factory_version"] is None
 

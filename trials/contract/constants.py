@@ -9,6 +9,9 @@ from trials.contract.message import Message
 PROTOCOL_VERSION = 1
 """Raised when a change of the probe makes older measurements incomparable."""
 
+LEARNING_RATE = 1e-4
+"""Of every probe; small enough to stay finite from random weights. A real run has its own."""
+
 
 class EngineConstants(Message):
     deepspeed_bucket_elements: int

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trials.contract.config import TrainingConfig
-from trials.contract.constants import EngineConstants
+from trials.contract.constants import LEARNING_RATE, EngineConstants
 from trials.contract.messages import DeviceKind
 
 ZERO_STAGE: Mapping[str, int] = MappingProxyType({"zero1": 1, "zero2": 2, "zero3": 3})
@@ -36,7 +36,6 @@ def deepspeed_config(
     constants: EngineConstants,
     world_size: int,
     device: DeviceKind,
-    learning_rate: float,
 ) -> dict[str, Any]:
     """What `deepspeed.initialize(config=...)` takes. Raises KeyError for a configuration ZeRO cannot run."""
     bucket = constants.deepspeed_bucket_elements
@@ -60,16 +59,16 @@ def deepspeed_config(
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "gradient_clipping": constants.gradient_clip_norm,
-        "optimizer": _optimizer(config, constants, learning_rate),
+        "optimizer": _optimizer(config, constants),
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         **_PRECISION[config.precision],
     }
 
 
-def _optimizer(config: TrainingConfig, constants: EngineConstants, learning_rate: float) -> dict[str, Any]:
+def _optimizer(config: TrainingConfig, constants: EngineConstants) -> dict[str, Any]:
     chosen = _OPTIMIZER[config.optimizer]
-    params: dict[str, Any] = {"lr": learning_rate, **chosen["params"]}
+    params: dict[str, Any] = {"lr": LEARNING_RATE, **chosen["params"]}
     if config.offload == "none":
         # torch's own: DeepSpeed's FusedAdam would be compiled on first use. SGD is torch's anyway.
         if config.optimizer in ("adam", "adamw"):

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 def merge(request: ProbeRequest, reports: Sequence[RankReport], seconds: float) -> ProbeResult:
     """The worst rank decides the outcome and the memory; times are already those of the slowest."""
-    decisive = min(reports, key=lambda r: (PRECEDENCE.index(r.outcome), r.rank))
+    decisive = min(reports, key=lambda r: (PRECEDENCE.index(r.outcome), r.lost_peer, r.rank))
     measured = VERDICTS[decisive.outcome].has_speed and decisive.step_s
     peaks = [r.memory for r in sorted(reports, key=lambda r: r.rank) if r.memory is not None]
     return ProbeResult(

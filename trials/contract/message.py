@@ -7,6 +7,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+SHOWN_CHARACTERS = 80
+"""How much of what was put in a sentence quotes."""
+
 
 class ContractError(ValueError):
     """A message that does not say what it must; the text is one plain sentence."""
@@ -14,10 +17,16 @@ class ContractError(ValueError):
 
 def nearest(word: str, known: list[str]) -> str:
     """Return "; did you mean 'x'?" for the closest of `known`, or the list when nothing is close."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:SHOWN_CHARACTERS], known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known are {', '.join(known)}"
+
+
+def shown(value: object) -> str:
+    """What was put in, as it may stand in a sentence."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
 class Message(BaseModel):
@@ -33,18 +42,18 @@ class Message(BaseModel):
         if isinstance(data, Mapping):
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown field {key!r}{nearest(str(key), list(cls.model_fields))}")
+                    raise ValueError(f"unknown field {shown(key)}{nearest(str(key), list(cls.model_fields))}")
         return data
 
     @classmethod
     def parse(cls, data: Mapping[str, Any] | str | bytes) -> Self:
         """Read a message from JSON text or a mapping; raise ContractError with one sentence."""
         try:
-            if isinstance(data, str | bytes):
-                data = json.loads(data)
-            return cls.model_validate(data)
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            decoded = json.loads(data) if isinstance(data, str | bytes) else data
+        except (ValueError, RecursionError) as error:
             raise ContractError(f"not JSON: {error}") from error
+        try:
+            return cls.model_validate(decoded)
         except ValidationError as error:
             raise ContractError(sentence(error)) from error
 
@@ -59,7 +68,7 @@ def sentence(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "literal_error":
         known = [word.strip("'") for word in first["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        message = f"{first['input']!r} is not a value of it{nearest(str(first['input']), known)}"
+        message = f"{shown(first['input'])} is not a value of it{nearest(str(first['input']), known)}"
     elif first["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, not {first['input']!r}"
+        message = f"{message[0].lower()}{message[1:]}, not {shown(first['input'])}"
     return f"{where}: {message}" if where else message

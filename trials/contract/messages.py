@@ -140,6 +140,8 @@ class RankReport(Message):
     phase: Phase
     reason: str | None = None
     """One sentence: what went wrong."""
+    lost_peer: bool = False
+    """It failed because another rank was gone, so the cause is with that one."""
     detail: str | None = None
     """The end of the traceback or of the rank's output, for those who debug."""
     memory: MemoryPeaks | None = None
@@ -214,4 +216,4 @@ PRECEDENCE: Sequence[Outcome] = (
     Outcome.MEASURED,
 )
 """Which rank's outcome is the cause and which a consequence: when one rank runs out of memory, its
-peers crash on a lost connection."""
+peers crash on a lost connection. Of several with the same outcome, one that lost no peer is the cause."""

@@ -10,8 +10,10 @@ from trials.contract.messages import Estimate
 ENOUGH_FOR_ORDER = 6
 """Samples from which two of them can enclose the median with 95 % probability: 1 - 2 · 0.5⁶ = 0.97."""
 
-STUDENT_T: Mapping[int, float] = MappingProxyType({1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776})
-"""Degrees of freedom → the 97.5 % quantile of Student's distribution."""
+MEDIAN_T: Mapping[int, float] = MappingProxyType({2: 12.706, 3: 4.41, 4: 3.28, 5: 3.03})
+"""Samples → how many standard errors of their mean the median of normal samples strays at most, in 95 of 100
+cases. Of two it is their mean, and this Student's quantile; a median of more strays further than a mean, by
+10 % at five (quantiles of sixteen million simulated medians)."""
 
 
 def median_interval(samples: Sequence[float]) -> Estimate:
@@ -19,8 +21,8 @@ def median_interval(samples: Sequence[float]) -> Estimate:
 
     From six samples on it lies between two of them, whatever their distribution: the coverage of order
     statistics is binomial (Conover, Practical Nonparametric Statistics, 3.2). Two to five samples say too
-    little for that; theirs is Student's interval of the logarithms around the median, which takes noise to
-    be log-normal. One sample has no width. Raises ValueError when there are none.
+    little for that; theirs is as Student's, but of the median of the logarithms, which takes noise to be
+    log-normal. One sample has no width. Raises ValueError when there are none.
     """
     if not samples:
         raise ValueError("the median of nothing")
@@ -32,7 +34,7 @@ def median_interval(samples: Sequence[float]) -> Estimate:
         return Estimate(median=middle, low=ordered[rank], high=ordered[n - 1 - rank])
     if n == 1:
         return Estimate(median=middle, low=middle, high=middle)
-    factor = math.exp(STUDENT_T[n - 1] * stdev(map(math.log, ordered)) / math.sqrt(n))
+    factor = math.exp(MEDIAN_T[n] * stdev(map(math.log, ordered)) / math.sqrt(n))
     return Estimate(median=middle, low=middle / factor, high=middle * factor)
 
 

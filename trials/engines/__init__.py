@@ -13,9 +13,6 @@ from trials.contract.constants import EngineConstants
 from trials.contract.messages import DeviceKind, ModelSpec
 from trials.data import Batch
 
-LEARNING_RATE = 1e-4
-"""Of every probe; small enough to stay finite from random weights."""
-
 
 class EngineRefusal(Exception):
     """The engine cannot run this configuration; the message says why."""

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from trials.contract.config import TrainingConfig
-from trials.contract.constants import EngineConstants
+from trials.contract.constants import LEARNING_RATE, EngineConstants
 from trials.data import Batch
-from trials.engines import LEARNING_RATE, EngineRefusal, StepOutcome
+from trials.engines import EngineRefusal, StepOutcome
 from trials.model import loss_of
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {

@@ -5,11 +5,12 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import deepspeed
 import torch
+from torch import nn
 
 from trials.contract.constants import EngineConstants, engine_constants
 from trials.contract.deepspeed_config import deepspeed_config
 from trials.data import Batch
-from trials.engines import LEARNING_RATE, Engine, Setting, StepOutcome
+from trials.engines import Engine, Setting, StepOutcome
 from trials.model import BuiltModel, checkpoint_layers, initialise, loss_of, to_empty
 from trials.model import build as build_model
 
@@ -24,42 +25,52 @@ def build(setting: Setting) -> Engine:
     )
     dtype = STORED[config.precision]
     partitioned = config.sharding == "zero3"
-    with _partitioning(setting, dtype) if partitioned else nullcontext():
+    with _partitioning(setting, dtype) if partitioned and setting.model.hf_config else nullcontext():
         built = build_model(setting.model, config, dtype, setting.seed, on_meta=not partitioned)
     constants = engine_constants(built.num_parameters)
     if config.activation_checkpointing == "full":
         checkpoint_layers(built.layers)
-    _materialise(built, setting, partitioned)
+    _materialise(built, setting, dtype, partitioned)
     engine, *_ = deepspeed.initialize(
         model=built.module,
         model_parameters=[p for p in built.module.parameters() if p.requires_grad],
-        config=deepspeed_config(config, constants, setting.world_size, setting.device_kind, LEARNING_RATE),
+        config=deepspeed_config(config, constants, setting.world_size, setting.device_kind),
         dist_init_required=False,
     )
     return ZeroEngine(engine, built, constants)
 
 
 def _partitioning(setting: Setting, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Under it every submodule is partitioned as soon as it is constructed."""
+    """Under it every submodule is partitioned as soon as it is constructed.
+
+    Not for a factory: what one computes while it constructs (its weights, the tables in its buffers) would
+    come out in `dtype`, and so be another model than it is under the other engines.
+    """
     from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
     contexts = ExitStack()
     contexts.enter_context(prevent_arange_dtype_change())  # rotary frequencies stay fp32
-    contexts.enter_context(
-        deepspeed.zero.Init(
-            remote_device=setting.device.type,
-            dtype=dtype,
-            config_dict_or_path={
-                "train_micro_batch_size_per_gpu": setting.config.micro_batch_size,
-                "zero_optimization": {"stage": 3},
-            },
-        )
-    )
+    contexts.enter_context(_zero_init(setting, dtype))
     return contexts
 
 
-def _materialise(built: BuiltModel, setting: Setting, partitioned: bool) -> None:
+def _zero_init(setting: Setting, dtype: torch.dtype, module: nn.Module | None = None) -> deepspeed.zero.Init:
+    """Partitions what is constructed under it, or `module` at once, parameter by parameter."""
+    return deepspeed.zero.Init(
+        module=module,
+        remote_device=setting.device.type,
+        dtype=dtype,
+        config_dict_or_path={
+            "train_micro_batch_size_per_gpu": setting.config.micro_batch_size,
+            "zero_optimization": {"stage": 3},
+        },
+    )
+
+
+def _materialise(built: BuiltModel, setting: Setting, dtype: torch.dtype, partitioned: bool) -> None:
     if not built.initialise_module:
+        if partitioned:
+            _zero_init(setting, dtype, built.module)
         built.module.to(setting.device)
     elif partitioned:
         initialise(built, setting.device, setting.seed, _write_partition)
@@ -68,7 +79,7 @@ def _materialise(built: BuiltModel, setting: Setting, partitioned: bool) -> None
         initialise(built, setting.device, setting.seed, lambda parameter, full: parameter.copy_(full))
 
 
-def _write_partition(parameter: torch.nn.Parameter, full: torch.Tensor) -> None:
+def _write_partition(parameter: nn.Parameter, full: torch.Tensor) -> None:
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
         if torch.distributed.get_rank() == 0:
             parameter.copy_(full)

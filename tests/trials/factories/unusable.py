@@ -1,0 +1,54 @@
+"""Factories that give no model a probe could train."""
+
+import os
+import sys
+import time
+
+import torch
+from tiny import Decoder
+from torch import Tensor, nn
+
+
+def raises() -> nn.Module:
+    raise RuntimeError("no such dataset")
+
+
+def tells_its_threads() -> nn.Module:
+    raise RuntimeError(
+        f"{torch.get_num_threads()} of torch, {os.environ['OMP_NUM_THREADS']} of OMP_NUM_THREADS"
+    )
+
+
+def exits() -> nn.Module:
+    sys.exit(3)
+
+
+def hangs() -> nn.Module:
+    while True:
+        time.sleep(1)
+
+
+def takes_too_much() -> nn.Module:
+    decoder = Decoder()
+    decoder.cache = torch.empty(2**60)
+    return decoder
+
+
+def no_module() -> dict[str, int]:
+    return {"layers": 12}
+
+
+def no_embedding() -> nn.Module:
+    return nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 4)])})
+
+
+def no_layers() -> nn.Module:
+    return nn.Sequential(nn.Embedding(96, 32), nn.Linear(32, 96))
+
+
+class Logits(Decoder):
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        return self.head(self.tokens(input_ids))
+
+
+not_callable = 7
