@@ -139,6 +139,11 @@ def test_layers_in_a_sequential_with_experts_inside(factory):
         ("lacks", "", "cannot import factory lacks:build: AttributeError"),
         ("constant", "build = 3", "factory constant:build is not callable but a int"),
         ("other", "def build(): return [1]", "must return a torch.nn.Module, not list"),
+        (
+            "flat",
+            "def build(): return nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4))",
+            "no stack of equal layers",
+        ),
         ("headless", "def build(): return nn.Linear(2, 2)", "has no nn.Embedding"),
     ],
 )

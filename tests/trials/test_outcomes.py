@@ -168,7 +168,7 @@ class TestInvalid:
             ("unusable:exits", Phase.BUILD, "unusable:exits raised SystemExit: 3"),
             ("unusable:no_module", Phase.BUILD, "unusable:no_module returned dict, not a torch.nn.Module"),
             ("unusable:no_embedding", Phase.BUILD, "the model has no nn.Embedding, "),
-            ("unusable:no_layers", Phase.BUILD, "the model keeps its layers in no nn.ModuleList, "),
+            ("unusable:no_layers", Phase.BUILD, "the model keeps no stack of equal layers "),
             (
                 "unusable:Logits",
                 Phase.WARM_UP,
