@@ -187,17 +187,6 @@ class Service:
         self, job: Job, problem: Problem, lease: Lease, executor: Executor, listener: Listener
     ) -> Answer:
         repository = self._repository
-        job = repository.set_status(lease, JobStatus.RUNNING)
-        listener(
-            JobStarted(
-                job.name,
-                job.spec.ceiling_bytes,
-                job.spec.trials,
-                candidates=len(problem.candidates),
-                rejected=problem.candidates.rejected,
-                notes=job.spec.notes,
-            )
-        )
         clock = _SpentClock(lambda seconds: repository.add_spent(lease, seconds))
 
         def heartbeat() -> None:
@@ -211,6 +200,17 @@ class Service:
             repository.commit_measurement(lease, trial, repeat, key=key, config=config, result=result)
 
         try:
+            job = repository.set_status(lease, JobStatus.RUNNING)
+            listener(
+                JobStarted(
+                    job.name,
+                    job.spec.ceiling_bytes,
+                    job.spec.trials,
+                    candidates=len(problem.candidates),
+                    rejected=problem.candidates.rejected,
+                    notes=job.spec.notes,
+                )
+            )
             with self._study(problem) as study:
                 loop = SearchLoop(
                     problem.candidates,

@@ -4,7 +4,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="AUTOTUNE_")
+    model_config = SettingsConfigDict(env_prefix="AUTOTUNE_", env_ignore_empty=True)
 
     storage: str = "sqlite:///autotune.db"
     """SQLAlchemy URL of the database that holds Optuna's tables and ours."""

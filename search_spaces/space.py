@@ -68,7 +68,7 @@ class SearchSpace(Message):
         """
         names = cls.names()
         path = PRESETS / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
-        if not path.is_file():
+        if not _is_file(path):
             raise ContractError(
                 f"no space and no file is called {str(name_or_path)!r}{nearest(path.stem, list(names))}"
             )
@@ -117,6 +117,13 @@ class SearchSpace(Message):
             repeats //= len(array)
             values[field] = np.tile(np.repeat(array, repeats), total // (repeats * len(array)))
         return Columns(values)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def _default(field: str, facts: Facts) -> Value:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from autotune.errors import BadInput
 from autotune.jobs import RESUMABLE, TRANSITIONS, JobSpec, JobStatus, check_transition
-from trials.contract.config import TrainingConfig
 from trials.contract.message import ContractError
 
 

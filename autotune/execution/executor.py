@@ -76,9 +76,9 @@ class LaneExecutor:
         self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for lane in lanes:
             self._idle.put(lane)
-        self._lane_of: dict[str, Lane | None] = {}
-        """Every probe that has no result yet; None while it waits for its turn."""
-        self._cancelled: set[str] = set()
+        self._waiting: dict[str, tuple[ProbeRequest, Future[ProbeResult]]] = {}
+        """Probes that wait for their turn."""
+        self._running: dict[str, Lane] = {}
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="probe")
 
@@ -87,20 +87,23 @@ class LaneExecutor:
         return len(self._lanes)
 
     def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
+        future: Future[ProbeResult] = Future()
         with self._lock:
             try:
-                future = self._threads.submit(self._run, request)
+                self._threads.submit(self._run, request, future)
             except RuntimeError as error:  # of a pool that was shut down
                 raise ExecutionUnavailable("the executor was closed") from error
-            self._lane_of[request.probe_id] = None
+            self._waiting[request.probe_id] = request, future
         return future
 
     def cancel(self, probe_id: str) -> None:
         with self._lock:
-            if probe_id in self._lane_of:
-                self._cancelled.add(probe_id)
-                if lane := self._lane_of[probe_id]:
-                    lane.cancel(probe_id)
+            waiting = self._waiting.pop(probe_id, None)
+            if lane := self._running.get(probe_id):
+                lane.cancel(probe_id)
+        if waiting:
+            request, future = waiting
+            future.set_result(failure(request, Outcome.INTERRUPTED, "cancelled"))
 
     def close(self) -> None:
         self._threads.shutdown(wait=False)
@@ -116,16 +119,17 @@ class LaneExecutor:
     ) -> None:
         self.close()
 
-    def _run(self, request: ProbeRequest) -> ProbeResult:
+    def _run(self, request: ProbeRequest, future: "Future[ProbeResult]") -> None:
         lane = self._idle.get()
         try:
             with self._lock:
-                self._lane_of[request.probe_id] = lane
-                if request.probe_id in self._cancelled:
-                    return failure(request, Outcome.INTERRUPTED, "cancelled")
-            return lane.run(request)
+                if self._waiting.pop(request.probe_id, None) is None:
+                    return  # it was cancelled, and has its result
+                self._running[request.probe_id] = lane
+            future.set_result(lane.run(request))
+        except BaseException as error:
+            future.set_exception(error)
         finally:
             with self._lock:
-                del self._lane_of[request.probe_id]
-                self._cancelled.discard(request.probe_id)
+                self._running.pop(request.probe_id, None)
             self._idle.put(lane)

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Sequence
 
-from autotune.errors import ExecutionUnavailable
+from autotune.errors import NotHere
 from autotune.execution.executor import LaneExecutor, Layout
-from autotune.execution.supervisor import Supervisor, free_port
+from autotune.execution.supervisor import Supervisor, SupervisorLost, interrupted
 from trials.contract.merge import merge
 from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult
+from trials.contract.rendezvous import free_port
 
 
 class LocalLane:
@@ -18,7 +19,11 @@ class LocalLane:
 
     def run(self, request: ProbeRequest) -> ProbeResult:
         started = time.monotonic()
-        reports = self.supervisor.run(NodeShare(request=request, rendezvous_port=free_port()))
+        share = NodeShare(request=request, rendezvous_port=free_port())
+        try:
+            reports = self.supervisor.run(share)
+        except SupervisorLost as error:
+            reports = interrupted(share, str(error))
         return merge(request, reports, time.monotonic() - started)
 
     def cancel(self, probe_id: str) -> None:
@@ -34,10 +39,10 @@ class LocalExecutor(LaneExecutor):
     def __init__(self, layout: Layout, gpu_ids: Sequence[str] = ()) -> None:
         """`gpu_ids`: what CUDA_VISIBLE_DEVICES calls the GPUs to use, enough for every slot.
 
-        Raises ExecutionUnavailable for probes that need more than one node.
+        Raises NotHere for probes that need more than one node.
         """
         if layout.num_nodes > 1:
-            raise ExecutionUnavailable(
+            raise NotHere(
                 f"a probe over {layout.num_nodes} nodes needs a cluster: "
                 "use --executor ray with --ray-address"
             )

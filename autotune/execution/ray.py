@@ -1,6 +1,8 @@
 """Probes on the workers of a Ray cluster, local or remote."""
 
+import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,16 +20,20 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from autotune.errors import ExecutionUnavailable, NotHere
 from autotune.execution.executor import LaneExecutor, Layout
 from autotune.execution.ray_head import RayHead
-from autotune.execution.supervisor import CLOSED, Supervisor, free_port, interrupted
+from autotune.execution.supervisor import CLOSED, Supervisor, SupervisorLost, interrupted
 from trials.contract.merge import merge
 from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, RankReport
 from trials.contract.outcome import Outcome
+from trials.contract.rendezvous import free_port
 
 PLACEMENT_TIMEOUT_S = 60.0
 """How long a placement group may wait for its devices before they count as taken by others."""
 PLACEMENT_CHECK_S = 0.5
 """How soon a probe that waits for its devices notices that it was cancelled."""
 CLOSE_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S = 5.0
+LEAVE_SUPERVISORS_ALONE = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""Ray would kill a supervisor with its worker, before it could clear away what it watches over."""
 CREATION_FAILED = "creation task"
 """In Ray's words for an actor that never came up, as against one that was lost; both are ActorDiedError."""
 
@@ -117,9 +123,12 @@ class RayLane:
             share = running.pop(done)
             try:
                 of_node = [RankReport.parse(report) for report in ray.get(done)]
-            except RayTaskError as error:  # the worker lives, and says that it cannot run probes
-                self._discard()
-                raise ExecutionUnavailable(str(error.cause)) from error
+            except RayTaskError as error:  # the worker lives, but has no supervisor
+                if not isinstance(error.cause, SupervisorLost):
+                    self._discard()
+                    raise ExecutionUnavailable(str(error.cause)) from error
+                lost = True
+                of_node = interrupted(share, str(error.cause))
             except RayError as error:
                 lost = True
                 of_node = interrupted(share, f"the worker was lost: {_first_line(error)}")
@@ -129,10 +138,13 @@ class RayLane:
                 self.cancel(request.probe_id)
         if lost:
             self._discard()
+            # Ranks of the other nodes call it a crash that their peers are gone.
+            reports = [report for report in reports if report.outcome != Outcome.CRASHED]
         return reports
 
     def _open(self, probe_id: str) -> list[Any]:
         """The lane's workers, on devices that are theirs alone. Raises ExecutionUnavailable and _GivenUp."""
+        self._check_wanted(probe_id)
         with self._lock:
             workers = self._workers
         if not workers:
@@ -177,6 +189,7 @@ class RayLane:
                 num_cpus=resources["CPU"],
                 num_gpus=resources.get("GPU", 0),
                 max_concurrency=4,  # `cancel` and `close` come while `run` is under way
+                runtime_env={"env_vars": LEAVE_SUPERVISORS_ALONE},
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     group, placement_group_bundle_index=node
                 ),
@@ -202,19 +215,23 @@ class RayExecutor(LaneExecutor):
         """Raises ExecutionUnavailable when Ray cannot be reached, NotHere when no worker has the devices."""
         self._head: RayHead | None = None
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # As `init` does itself, but only after a warning that the local cluster demands a token.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
+            if address:
+                _check_port(address)
             with _quiet_driver():
                 ray.init(
                     address=address or self._head_address(layout),
                     log_to_driver=False,
                     logging_level="error",
                 )
-        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        except (RayError, OSError, OverflowError, RuntimeError, ValueError) as error:
             self._leave()
             where = f"at {address}" if address else "on this machine"
             raise ExecutionUnavailable(
-                f"Ray cannot be reached {where}: {_first_line(error)}; check --ray-address, "
-                "or use --executor local"
+                f"Ray cannot be reached {where}: {_first_line(error)}; check --ray-address (and "
+                "RAY_AUTH_MODE, should the cluster demand a token), or use --executor local"
             ) from error
         try:
             _require(layout, [node["Resources"] for node in ray.nodes() if node["Alive"]])
@@ -252,6 +269,13 @@ def _quiet_driver() -> Iterator[None]:
         yield
     finally:
         ray._private.worker.listen_error_messages = listen
+
+
+def _check_port(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself would wait for it for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _require(layout: Layout, nodes: list[Mapping[str, float]]) -> None:

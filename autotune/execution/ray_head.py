@@ -18,6 +18,8 @@ import ray
 from autotune.errors import ExecutionUnavailable
 
 START_TIMEOUT_S = 60.0
+SUPERVISOR = "trials.supervisor"
+SUPERVISOR_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 100 * 2**20
 """Probes pass kilobytes."""
 _PR_SET_CHILD_SUBREAPER = 36  # man 2 prctl
@@ -76,14 +78,29 @@ def main() -> None:
 
 
 def end_descendants() -> None:
-    """Kill until there is none left: the killed leave orphans, which come to us."""
+    """Kill until there is none left: the killed leave orphans, which come to us.
+
+    Supervisors first get the time to clear away what they put on the disk.
+    """
     this = psutil.Process()
+    supervisors = [process for process in this.children(recursive=True) if _is_supervisor(process)]
+    for process in supervisors:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(supervisors, timeout=SUPERVISOR_TIMEOUT_S)
     while alive := [p for p in this.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]:
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(alive, timeout=1.0)
     os._exit(0)  # past Ray's own way of leaving a cluster that is gone
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    try:
+        return SUPERVISOR in process.cmdline()
+    except psutil.Error:  # gone
+        return False
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,12 +30,8 @@ PYTHON_FAILED = 1
 """Exit status of an interpreter that an exception ended."""
 
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as candidate:
-        candidate.bind(("", 0))
-        port: int = candidate.getsockname()[1]
-        return port
+class SupervisorLost(Exception):
+    """It was killed, or failed, while it had a probe, which is interrupted; the message says which."""
 
 
 class Supervisor:
@@ -60,9 +55,9 @@ class Supervisor:
         self._closed = False
 
     def run(self, share: NodeShare) -> list[RankReport]:
-        """Run one node's share of a probe; always one report for each of its ranks.
+        """Run one node's share of a probe; one report for each of its ranks.
 
-        Raises ExecutionUnavailable when no supervisor can be started.
+        Raises SupervisorLost, and ExecutionUnavailable when no supervisor can be started.
         """
         with self._lock:
             if self._closed:
@@ -79,7 +74,10 @@ class Supervisor:
             self._running = None
             shutil.rmtree(folder, ignore_errors=True)
         if answer is None:
-            return interrupted(share, self._why_lost(process))
+            why = self._why_lost(process)
+            if self._closed:
+                return interrupted(share, CLOSED)
+            raise SupervisorLost(why)
         self._answered = True
         return [RankReport.model_validate(report) for report in json.loads(answer)]
 
@@ -140,10 +138,8 @@ class Supervisor:
         with self._lock:
             answered, last_words = self._answered, self._last_words()
             self._end()
-        if self._closed:
-            return CLOSED
         if process.returncode == PYTHON_FAILED:
-            if not answered:
+            if not answered and not self._closed:
                 raise ExecutionUnavailable(f"a probe's supervisor cannot be started: {last_words}")
             return f"the probe's supervisor failed: {last_words}"
         return "the probe's supervisor was killed"

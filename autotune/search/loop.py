@@ -76,6 +76,7 @@ class SearchLoop:
     def run(self) -> str:
         """Search, then confirm; return in words why the search ended."""
         self._reconcile()
+        self._listener(self.standing())
         reason = self._search()
         if why_hopeless(self._ended) is None:
             self._confirm()

@@ -160,8 +160,8 @@ GPU = "{name: Mine, memory: 48GiB, tflops: {fp32: 40}, bandwidth_gb_per_s: 960, 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", 'a mapping from names to values'),
-        ("[]", 'a mapping from names to values'),
+        ("", "a mapping from names to values"),
+        ("[]", "a mapping from names to values"),
         ("nodes: []", "nodes"),
         ("node: []", "unknown field 'node'; did you mean 'nodes'"),
         (
