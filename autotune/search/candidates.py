@@ -85,11 +85,12 @@ def gather(
         least = int(np.argmin(predicted.device_bytes))
         needed = math.ceil(predicted.device_bytes[least] / (1 - headroom)) + 1
         config = enumeration.columns.config(least)
+        advice = "raise --ceiling, " if needed <= group.gpu.memory_bytes else ""
         raise NothingFits(
             f"nothing fits under {format_bytes(ceiling_bytes)}: the smallest configuration of the space "
             f"{space.name!r} needs a ceiling of about {format_bytes(needed)} ({needed} bytes; "
-            f"sharding={config.sharding}, micro_batch_size={config.micro_batch_size}); raise --ceiling, "
-            "add GPUs, or pick a smaller model"
+            f"sharding={config.sharding}, micro_batch_size={config.micro_batch_size}); {advice}add GPUs, or "
+            "pick a smaller model"
         )
     columns = enumeration.columns.select(may_fit)
     too_large = Rejection(
