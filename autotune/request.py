@@ -94,8 +94,8 @@ def _notes(group: NodeGroup, ray_address: str | None) -> Iterator[str]:
     cores = cpu_cores()
     if group.gpu.kind == "cpu" and ray_address is None and group.gpus_per_node > cores:
         yield (
-            f"{group.gpus_per_node} ranks share the {cores} cores of this machine; with a core each they would "
-            "be faster"
+            f"{group.gpus_per_node} ranks share the {cores} cores of this machine; with a core each they "
+            "would be faster"
         )
 
 
