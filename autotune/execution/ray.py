@@ -107,7 +107,7 @@ class RayLane:
             if isinstance(error, RayActorError) and CREATION_FAILED in str(error):
                 cause = str(error).splitlines()[-1]
                 raise ExecutionUnavailable(f"a Ray worker cannot be started: {cause}") from error
-            why = str(error) if isinstance(error, _GivenUp) else f"the worker was lost: {_first_line(error)}"
+            why = str(error) if isinstance(error, _GivenUp) else self._why_lost(error)
             return interrupted(NodeShare(request=request, rendezvous_port=1), why)
         shares = [
             NodeShare(request=request, node_rank=node, rendezvous_host=host, rendezvous_port=port)
@@ -131,7 +131,7 @@ class RayLane:
                 of_node = interrupted(share, str(error.cause))
             except RayError as error:
                 lost = True
-                of_node = interrupted(share, f"the worker was lost: {_first_line(error)}")
+                of_node = interrupted(share, self._why_lost(error))
             reports += of_node
             if running and any(report.outcome != Outcome.MEASURED for report in of_node):
                 # The other nodes' ranks would wait for these until the deadline.
@@ -196,6 +196,11 @@ class RayLane:
             ).remote(self._layout.device)
             for node in range(self._layout.num_nodes)
         ]
+
+    def _why_lost(self, error: RayError) -> str:
+        """In words; a worker that `close` killed may be gone before its last answer arrived."""
+        with self._lock:
+            return CLOSED if self._closed else f"the worker was lost: {_first_line(error)}"
 
     def _discard(self) -> None:
         """Give up the workers after one was lost; the next probe opens new ones."""

@@ -14,12 +14,23 @@ import psutil
 import pytest
 import ray
 from execution.drivers import driver
-from execution.watching import PATIENCE_S, Tree, alive, below, endless, eventually, that_name, tree_of
+from execution.watching import (
+    PATIENCE_S,
+    Tree,
+    alive,
+    below,
+    endless,
+    eventually,
+    that_name,
+    training,
+    tree_of,
+)
 from probes import probe
 
 from autotune.errors import ExecutionUnavailable, NotHere
 from autotune.execution.executor import Executor, Layout
 from autotune.execution.ray import RayExecutor
+from autotune.execution.supervisor import CLOSED
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import Outcome
 
@@ -125,6 +136,17 @@ def test_an_address_without_a_cluster_is_one_sentence(wrong: str) -> None:
     assert str(error.value).startswith(f"Ray cannot be reached at {wrong}: ")
     assert "\n" not in str(error.value)
     assert not ray.is_initialized()
+
+
+def test_a_worker_that_is_gone_before_it_answers_was_closed_not_lost(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.execution.ray.CLOSE_TIMEOUT_S", 0.0)
+    request = endless(tmp_path, world_size=1)
+    with RayExecutor(Layout("cpu", num_nodes=1, ranks_per_node=1, num_slots=1), address) as executor:
+        future = executor.submit(request)
+        eventually(lambda: training(request))
+    assert (future.result().outcome, future.result().reason) == (Outcome.INTERRUPTED, CLOSED)
 
 
 @dataclass(frozen=True)
