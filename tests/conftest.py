@@ -9,6 +9,17 @@ from uuid import uuid4
 import pytest
 import sqlalchemy
 
+REAL_PROCESSES = ("storage", "trials", "contracts", "execution", "export", "cli", "compose", "chaos")
+"""Folders whose tests start real ones, the slowest last; what is wrong elsewhere shows in seconds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return 1 + REAL_PROCESSES.index(folder) if folder in REAL_PROCESSES else 0
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:

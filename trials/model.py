@@ -41,6 +41,7 @@ class BuiltModel:
     """Sets the weights and buffers of one submodule; None when the factory has set them already."""
     vocab_size: int
     num_parameters: int
+    """Of the whole model, whatever was left out."""
     layers: Stack
     """The repeated blocks: what is checkpointed and sharded as a unit."""
 
@@ -50,17 +51,23 @@ class BuiltModel:
 
 
 def build(
-    spec: ModelSpec, config: TrainingConfig, dtype: torch.dtype, seed: int, *, on_meta: bool = True
+    spec: ModelSpec,
+    config: TrainingConfig,
+    dtype: torch.dtype,
+    seed: int,
+    *,
+    num_layers: int | None = None,
+    on_meta: bool = True,
 ) -> BuiltModel:
     """Build the model of `spec`, its weights stored as `dtype`.
 
     A Hugging Face model comes on the meta device, so that an engine can shard it before any memory is
     spent (`on_meta=False`: for an engine that shards while submodules are constructed); a factory's is
-    real and on the CPU, since only the factory knows its buffers.
+    real and on the CPU, since only the factory knows its buffers. `num_layers` leaves out the layers beyond.
     Raises ModelUnusable where it has no layers or no vocabulary, FactoryFailed where a factory raised.
     """
     if spec.hf_config is not None:
-        return _from_hf_config(spec.hf_config, config, dtype, on_meta=on_meta)
+        return _from_hf_config(spec.hf_config, config, dtype, num_layers, on_meta=on_meta)
     assert spec.factory is not None
     torch.manual_seed(seed)
     try:
@@ -72,7 +79,7 @@ def build(
         raise FactoryFailed(f"{spec.factory} raised {type(error).__name__}: {words}") from error
     if not isinstance(module, nn.Module):
         raise ModelUnusable(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
-    return _built(module.to(dtype), None)
+    return _built(module.to(dtype), None, num_layers)
 
 
 def model_class(hf_config: dict[str, Any]) -> tuple[Any, Any]:
@@ -106,24 +113,37 @@ def load_factory(spec: ModelSpec) -> Callable[[], object]:
 
 
 def _from_hf_config(
-    hf_config: dict[str, Any], config: TrainingConfig, dtype: torch.dtype, *, on_meta: bool
+    hf_config: dict[str, Any],
+    config: TrainingConfig,
+    dtype: torch.dtype,
+    num_layers: int | None,
+    *,
+    on_meta: bool,
 ) -> BuiltModel:
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
     from transformers.initialization import no_init_weights
 
     fields, cls = model_class(hf_config)
-    with no_init_weights(), torch.device("meta") if on_meta else nullcontext():
+    # A trace builds under a mode of fake tensors, and one that is fake and meta cannot be given memory.
+    with no_init_weights(), unset_fake_temporarily(), torch.device("meta") if on_meta else nullcontext():
         module = cls._from_config(fields, attn_implementation=config.attention, dtype=dtype)
     module.tie_weights()
-    return _built(module, module._init_weights)
+    return _built(module, module._init_weights, num_layers)
 
 
-def _built(module: nn.Module, initialise_module: ModuleInitialiser | None) -> BuiltModel:
+def _built(
+    module: nn.Module, initialise_module: ModuleInitialiser | None, num_layers: int | None
+) -> BuiltModel:
+    num_parameters = sum(_full_shape(p).numel() for p in module.parameters())
+    layers = find_layers(module)
+    if num_layers is not None:
+        del layers[num_layers:]
     return BuiltModel(
         module=module.train(),
         initialise_module=initialise_module,
         vocab_size=_vocab_size(module),
-        num_parameters=sum(_full_shape(p).numel() for p in module.parameters()),
-        layers=find_layers(module),
+        num_parameters=num_parameters,
+        layers=layers,
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Literal, Self
 
@@ -194,6 +195,34 @@ class ProbeResult(Message):
     throttled: str | None = None
     seconds: float = 0.0
     """Wall time from request to result."""
+
+
+class StepPhase(StrEnum):
+    """The parts of an optimizer step in which a rank's memory can peak, in order."""
+
+    FORWARD = "forward"
+    """The layers' forward, and the loss."""
+    LOSS = "loss"
+    """The backward of the loss and the head."""
+    LAYERS = "layers"
+    """The backward of the layers."""
+    EMBEDDING = "embedding"
+    """The end of the backward, and clipping."""
+    STEP = "step"
+    """The optimizer's update."""
+
+
+class TraceResult(Message):
+    """Peaks of one rank on fake tensors; nothing outside tensors is in them."""
+
+    probe_id: str
+    peak_bytes: int
+    phases: dict[StepPhase, int]
+    """Phase → the most bytes of tensors that were alive in it."""
+    num_layers: int
+    traced_layers: tuple[int, ...]
+    """Depths that were really traced; from two of them the others follow."""
+    seconds: float
 
 
 def failure(

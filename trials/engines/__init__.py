@@ -28,6 +28,8 @@ class Setting:
     device: torch.device
     world_size: int
     seed: int
+    num_layers: int | None = None
+    """Build only so many of the layers, from which a trace extrapolates; None: all."""
 
 
 @dataclass(frozen=True)

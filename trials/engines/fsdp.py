@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -29,11 +30,14 @@ NEVER_FUSED = ("sgd",)
 
 def build(setting: Setting) -> Engine:
     config, device = setting.config, setting.device
-    built = build_model(setting.model, config, STORED[config.precision], setting.seed)
+    built = build_model(
+        setting.model, config, STORED[config.precision], setting.seed, num_layers=setting.num_layers
+    )
     constants = engine_constants(built.num_parameters)
     if config.optimizer in NEVER_FUSED:
         constants = constants.model_copy(update={"fused_optimizer": False})
-    mesh = init_device_mesh(device.type, (setting.world_size,))
+    with unset_fake_temporarily():  # ranks are looked up in it, also in a trace
+        mesh = init_device_mesh(device.type, (setting.world_size,))
     if config.activation_checkpointing == "full":
         checkpoint_layers(built.layers)
     for layer in built.layers:

@@ -19,7 +19,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def build(setting: Setting) -> Engine:
     config, device = setting.config, setting.device
-    built = build_model(setting.model, config, STORED[config.precision], setting.seed)
+    built = build_model(
+        setting.model, config, STORED[config.precision], setting.seed, num_layers=setting.num_layers
+    )
     constants = engine_constants(built.num_parameters)
     if config.activation_checkpointing == "full":
         checkpoint_layers(built.layers)

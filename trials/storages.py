@@ -1,0 +1,88 @@
+"""`StorageTracker`: the bytes that are alive while a program runs on fake tensors, and where they peak."""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class StorageTracker(TorchDispatchMode):
+    """While active, counts every storage that an operator returns, from its birth to its end.
+
+    torch's own `MemTracker` says which module a byte belongs to, but resets its peak with nothing public,
+    and a peak per phase is what is wanted here. Storages that live already are told by `count`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        """Alive now."""
+        self.peaks: dict[str, int] = {}
+        """Phase → the most that was alive in it."""
+        self._sizes: dict[int, int] = {}
+        self._phase = ""
+
+    def count(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            self._add(tensor)
+
+    def enter(self, phase: str) -> None:
+        """What follows belongs to `phase`, which may be entered again."""
+        self._phase = phase
+        self._look()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(result):
+            if isinstance(leaf, torch.Tensor):
+                self._add(leaf)
+        self._look()
+        return result
+
+    def _add(self, tensor: torch.Tensor) -> None:
+        storage = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.bytes += storage.nbytes()
+            weakref.finalize(storage, self._remove, key)
+
+    def _remove(self, key: int) -> None:
+        self.bytes -= self._sizes.pop(key)
+
+    def _resized(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._sizes:
+            self.bytes += storage.nbytes() - self._sizes[key]
+            self._sizes[key] = storage.nbytes()
+            self._look()
+
+    def _look(self) -> None:
+        self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), self.bytes)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Active, resizes included, which no operator does: FSDP frees and fills its buffers so."""
+        resize = torch.UntypedStorage.resize_
+
+        def resize_and_tell(storage: torch.UntypedStorage, size: int) -> None:
+            resize(storage, size)
+            self._resized(storage)
+
+        torch.UntypedStorage.resize_ = resize_and_tell  # type: ignore[method-assign]
+        try:
+            with self:
+                yield
+        finally:
+            torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
