@@ -33,6 +33,7 @@ HEAD_DIM = ("head_dim", "d_head", "head_size")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "top_k", "moe_top_k")
 MAX_POSITIONS = ("max_position_embeddings", "n_positions", "block_size")
+WINDOW = ("sliding_window",)
 ATTENTION = re.compile(r"att|qkv|query|key|value|[qkvo]_proj", re.IGNORECASE)
 POSITIONS = re.compile(r"pos|wpe", re.IGNORECASE)
 USUAL_HEAD_DIM = 64
@@ -152,6 +153,7 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
     inside = _num_parameters(layers)
     positions = [item.num_embeddings for path, item in embeddings.items() if POSITIONS.search(path)]
     limits = [*positions, _first(MAX_POSITIONS, config) or min(positions)] if positions else []
+    windows = [window for item in layers if (window := _first(WINDOW, *item.modules())) is not None]
     return {
         "model_type": model_type,
         "num_parameters": num_parameters,
@@ -167,6 +169,8 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
         "max_positions": min(limits, default=None),
         "num_experts": _first(EXPERTS, config) or 1,
         "experts_per_token": _first(EXPERTS_PER_TOKEN, config) or 1,
+        "sliding_window": max(windows, default=None),
+        "windowed_layers": len(windows),
         "other_parameters": max(0, num_parameters - vocabulary - inside),
         "notes": notes,
     }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trials.contract.config import TrainingConfig
+from trials.contract.config import ActivationCheckpointing, TrainingConfig
 from trials.contract.messages import ModelSpec
 
 ModuleInitialiser = Callable[[nn.Module], None]
@@ -219,12 +219,42 @@ def _full_shape(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def checkpoint_layers(layers: Stack) -> None:
-    """Wrap each layer so that its backward recomputes it from its input alone."""
+def checkpoint_layers(layers: Stack, mode: ActivationCheckpointing) -> None:
+    """Wrap each layer so that its backward recomputes it, from its input or from what `selective` keeps.
+
+    That is the output of attention and of every second matmul: the policy of torchtitan.
+    """
+    if mode == "none":
+        return
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
+    selectively = {"context_fn": _selective_contexts} if mode == "selective" else {}
     for index, layer in enumerate(layers):
-        layers[index] = checkpoint_wrapper(layer, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+        layers[index] = checkpoint_wrapper(layer, checkpoint_impl=CheckpointImpl.NO_REENTRANT, **selectively)
+
+
+def _selective_contexts() -> Any:
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    aten = torch.ops.aten
+    attention = {
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_cudnn_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+    }
+    matmuls = {aten.mm.default, aten.addmm.default}
+    seen = {False: 0, True: 0}
+
+    def policy(context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+        if operator in matmuls:
+            seen[context.is_recompute] += 1
+            kept = seen[context.is_recompute] % 2 == 1
+        else:
+            kept = operator in attention
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
 
 
 def loss_of(output: Any) -> torch.Tensor:

@@ -10,8 +10,12 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+IN_PLACE_OTHERWISE = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.index_put.default})
+"""What autograd's engine does in place unless a dispatch mode looks on: it adds up gradients (`accumulate` in
+torch/csrc/autograd/input_buffer.cpp) and scatters them (`index_backward` in FunctionsManual.cpp)."""
 
-class StorageTracker(TorchDispatchMode):
+
+class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, counts every storage that an operator returns, from its birth to its end.
 
     torch's own `MemTracker` says which module a byte belongs to, but resets its peak with nothing public,
@@ -19,7 +23,7 @@ class StorageTracker(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
         """Alive now."""
         self.peaks: dict[str, int] = {}
@@ -44,6 +48,8 @@ class StorageTracker(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func in IN_PLACE_OTHERWISE and _is_engine_of_autograd():
+            self._take_over(result, args[0])
         for leaf in tree_iter(result):
             if isinstance(leaf, torch.Tensor):
                 self._add(leaf)
@@ -57,6 +63,14 @@ class StorageTracker(TorchDispatchMode):
             self._sizes[key] = storage.nbytes()
             self.bytes += storage.nbytes()
             weakref.finalize(storage, self._remove, key)
+
+    def _take_over(self, result: torch.Tensor, first: torch.Tensor) -> None:
+        """Count `result` in the place of the argument that it would have overwritten."""
+        written, replaced = result.untyped_storage(), first.untyped_storage()
+        if written.nbytes() == self._sizes.get(replaced._cdata):
+            self._sizes[replaced._cdata] = 0
+            self._sizes[written._cdata] = written.nbytes()
+            weakref.finalize(written, self._remove, written._cdata)
 
     def _remove(self, key: int) -> None:
         self.bytes -= self._sizes.pop(key)
@@ -80,9 +94,14 @@ class StorageTracker(TorchDispatchMode):
             resize(storage, size)
             self._resized(storage)
 
-        torch.UntypedStorage.resize_ = resize_and_tell  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = resize_and_tell  # type: ignore[assignment, method-assign]
         try:
             with self:
                 yield
         finally:
             torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+
+
+def _is_engine_of_autograd() -> bool:
+    """Whether the backward runs, and nothing that is recomputed in it."""
+    return torch._C._current_graph_task_id() >= 0 and not torch.is_grad_enabled()

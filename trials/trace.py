@@ -143,14 +143,13 @@ def _follow(engine: TorchStep, tracker: StorageTracker) -> None:
     """Have the tracker told of each phase as it begins: by the gradients that come by, and the optimizer."""
     layers = list(find_layers(engine.model))
 
-    def enter(phase: str) -> "torch.utils.hooks.RemovableHandle | None":
+    def enter(phase: str) -> None:
         tracker.enter(phase)
-        return None
 
     def when_backward_reaches(phase: str, tensors: object) -> None:
         tensor = _first_tensor(tensors)
         if tensor is not None and tensor.requires_grad:
-            tensor.register_hook(lambda _: enter(phase))
+            tensor.register_hook(lambda _: enter(phase))  # type: ignore[no-untyped-call]
 
     engine.model.register_forward_hook(
         lambda _module, _args, output: when_backward_reaches(StepPhase.LOSS, getattr(output, "loss", output))

@@ -9,6 +9,7 @@ from autotune.forecast.case import Case
 from autotune.forecast.formats import Floats
 from autotune.forecast.phases import Phase, phases
 from autotune.forecast.states import Parameters, Stage, parameters, stages, states
+from trials.contract.messages import StepPhase
 
 PARTS = ("weights", "gradients", "master", "optimizer", "activations", "transient", "fixed")
 """What a peak is made of; `fixed` is what lies outside tensors."""
@@ -57,9 +58,9 @@ def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
     return Memory(parts, peak, np.rint(_reserved(case, stage, held, allocated, heaviest.gradients)))
 
 
-def _heaviest(of_step: tuple[Phase, ...]) -> Phase:
-    """Of each row the phase with the largest sum, in whole bytes."""
-    worst, *others = (Phase(*map(np.rint, phase)) for phase in of_step)
+def _heaviest(of_step: tuple[tuple[StepPhase, Phase], ...]) -> Phase:
+    """Of each row the moment with the largest sum, in whole bytes."""
+    worst, *others = (Phase(*map(np.rint, moment)) for _, moment in of_step)
     total = sum(worst, np.zeros(1))
     for phase in others:
         other = sum(phase, np.zeros(1))

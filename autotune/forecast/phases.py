@@ -9,23 +9,27 @@ from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
 from autotune.forecast.states import Parameters, Stage, States, shards_gradients
 from trials.contract.constants import engine_constants
+from trials.contract.messages import StepPhase
 
 
 class Phase(NamedTuple):
-    """Bytes; `transient` holds loss, gathered parameters, buckets and temporaries."""
+    """Bytes in one moment of a step; `transient` holds loss, gathered parameters, buckets and temporaries."""
 
     gradients: Floats
     activations: Floats
     transient: Floats
 
 
-def phases(case: Case, stage: Stage, held: Parameters, state: States, acts: Activations) -> tuple[Phase, ...]:
-    """From the end of the forward to the optimizer step, in order; one of them has the peak."""
-    kept, cached = _weight_copies(case, stage, held)
+def phases(
+    case: Case, stage: Stage, held: Parameters, state: States, acts: Activations
+) -> tuple[tuple[StepPhase, Phase], ...]:
+    """The moments that can be the peak, in order."""
+    copies = _weight_copies(case, stage, held)
     # All layers of each microbatch in flight wait, but for the one that is going backward.
     layers = _layers_alive(case, stage) * acts.saved
+    masks = acts.masks * case.checkpoints  # layers are given them again
     waiting = (stage.in_flight - 1) * layers
-    saved = waiting + layers + kept
+    saved = waiting + layers + copies.of_layers + masks
     final_norm = acts.final_norm * stage.has_loss
 
     # DDP's buckets are allocated once, and gradients are views into them; else they appear as the backward
@@ -39,28 +43,65 @@ def phases(case: Case, stage: Stage, held: Parameters, state: States, acts: Acti
     loss_forward, loss_backward = _loss(case, stage)
     gathered_in_loss, gathered_in_layer, gathered_at_end = _gathered(case, held, head)
     bucket = _bucket(case)
-    layer = acts.transient + _down_projection(case) + _attention_transient(case)
-    head_norm = case.constants.head_norm_transient_bytes * case.shape.hidden_size * case.tokens
+    # Checkpointing casts the weights of a layer anew when it is recomputed.
+    recomputed = acts.recomputed + copies.of_one_layer * case.checkpoints
+    layer = _layer_backward(case, acts) + _context_transient(case)
+    leaving = acts.stream * case.autocasts * stage.has_loss  # the hidden states, which the head reads cast
     twice = persist | case.is_zero | case.shape.tied_embeddings
     return (
-        Phase(before, saved + cached + final_norm, loss_forward + gathered_in_loss),
-        Phase(before, saved + final_norm, loss_backward + gathered_in_loss + bucket),
-        Phase(
-            before + appear * head,
-            saved + acts.recomputed,
-            np.maximum(layer, head_norm * stage.has_loss) + gathered_in_layer + bucket,
+        (
+            StepPhase.FORWARD,
+            Phase(
+                before,
+                saved + copies.cached + acts.in_forward + (acts.masks - acts.saved) * ~case.checkpoints,
+                gathered_in_layer,
+            ),
         ),
-        Phase(
-            np.where(appear > 0, but_first_layer, state.gradients),
-            waiting + acts.saved + kept / stage.layers + acts.recomputed,
-            layer + gathered_in_layer + bucket,
+        (
+            StepPhase.FORWARD,
+            Phase(
+                before,
+                saved + copies.cached + copies.of_head + final_norm,
+                loss_forward + leaving + gathered_in_loss,
+            ),
         ),
-        Phase(
-            state.gradients,
-            waiting,
-            twice * _embedding_gradient(case, held) + gathered_at_end + bucket,
+        (
+            StepPhase.LOSS,
+            Phase(before, saved + copies.of_head + final_norm, loss_backward + gathered_in_loss + bucket),
         ),
-        Phase(state.gradients, np.zeros(1), _step_temporary(case, held)),
+        (
+            StepPhase.LOSS,
+            Phase(
+                before,
+                saved + copies.of_head + final_norm,
+                _head_backward(case, stage, head) + gathered_in_loss + bucket,
+            ),
+        ),
+        (
+            StepPhase.LOSS,
+            Phase(before + appear * head, saved, acts.head * stage.has_loss + gathered_in_loss + bucket),
+        ),
+        (
+            StepPhase.LAYERS,
+            Phase(before + appear * head, saved + recomputed, layer + gathered_in_layer + bucket),
+        ),
+        (
+            StepPhase.LAYERS,
+            Phase(
+                np.where(appear > 0, but_first_layer, state.gradients),
+                waiting + acts.saved + copies.of_layers / stage.layers + masks + recomputed,
+                layer + gathered_in_layer + bucket,
+            ),
+        ),
+        (
+            StepPhase.EMBEDDING,
+            Phase(
+                state.gradients,
+                waiting,
+                acts.stream + twice * _embedding_gradient(case, held) + gathered_at_end + bucket,
+            ),
+        ),
+        (StepPhase.STEP, Phase(state.gradients, np.zeros(1), _step_temporary(case, held))),
     )
 
 
@@ -70,17 +111,33 @@ def _layers_alive(case: Case, stage: Stage) -> Floats:
     return np.where(case.has("offload", "activations") & case.on_cuda, few, stage.layers)
 
 
-def _weight_copies(case: Case, stage: Stage, held: Parameters) -> tuple[Floats, Floats]:
-    """Copies of linear weights that the graph keeps for the backward, and that end with the forward.
+class _Copies(NamedTuple):
+    """Bytes of weights in another format, beside those that are stored."""
 
-    Autocast's 2-byte copies are in the graph; with checkpointing only autocast's cache has them, until
-    the forward leaves it. Fake-quantised weights are copies in the compute format.
+    of_layers: Floats
+    """In the graph until the backward of their layer."""
+    of_one_layer: Floats
+    of_head: Floats
+    cached: Floats
+    """Held until the forward ends, and no longer."""
+
+
+def _weight_copies(case: Case, stage: Stage, held: Parameters) -> _Copies:
+    """What autocast casts to two bytes, and weights that are fake-quantised in the compute format.
+
+    Without checkpointing the graph keeps them; with it, only autocast's cache has them, until the forward
+    leaves it.
     """
-    layers = stage.layers * case.sizes.linear / case.tensor
-    cast = 2.0 * case.autocasts * (layers + held.vocabulary * stage.has_loss)
-    quantised = case.bytes.compute * layers * ~case.has("quantization_aware", "none")
-    copies = cast + quantised
-    return copies * ~case.checkpoints, copies * case.checkpoints
+    cast = 2.0 * case.autocasts
+    quantised = case.bytes.compute * ~case.has("quantization_aware", "none")
+    one = (cast * case.sizes.cast_linear + quantised * case.sizes.linear) / case.tensor
+    of_layers = stage.layers * one
+    return _Copies(
+        of_layers=of_layers * ~case.checkpoints,
+        of_one_layer=one,
+        of_head=cast * held.vocabulary * stage.has_loss,
+        cached=of_layers * case.checkpoints,
+    )
 
 
 def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
@@ -91,6 +148,12 @@ def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
     softcap = constants.softcap_bytes if case.shape.model_type == "gemma2" else 0.0
     forward = np.where(case.mode == SINGLE, constants.loss_forward_fp32_bytes, constants.loss_forward_bytes)
     return (forward + softcap) * entries, (constants.loss_backward_bytes + softcap) * entries
+
+
+def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
+    """The gradient of the logits in the head's format, and those of its input and of its weight."""
+    logits = case.tokens * (case.shape.vocab_size + case.shape.hidden_size)
+    return stage.has_loss * case.bytes.compute * logits + _fresh_bytes(case) * head
 
 
 def _gathered(case: Case, held: Parameters, head: Floats) -> tuple[Floats, Floats, Floats]:
@@ -122,20 +185,27 @@ def _bucket(case: Case) -> Floats:
     return case.is_zero * case.bytes.gradients * buffers * elements
 
 
-def _down_projection(case: Case) -> Floats:
-    """The largest gradient of a layer; under LoRA, the layer's dequantised base weights instead."""
-    gradient = _fresh_bytes(case) * case.shape.intermediate_size * case.shape.hidden_size
-    dequantised = ~case.has("base_weights", "native") * case.bytes.compute * case.sizes.linear
-    return np.where(case.is_lora, dequantised, gradient) / case.tensor
+def _layer_backward(case: Case, acts: Activations) -> Floats:
+    """The most that a layer's backward needs beside what the layer keeps.
+
+    The gradient of its largest matrix is made first. Under LoRA there is none, but the frozen weights of a
+    quantised base are there in the compute format.
+    """
+    matrix = case.shape.num_experts * case.shape.intermediate_size * case.shape.hidden_size / case.tensor
+    trains = ~case.is_lora * matrix
+    made, kept = _fresh_bytes(case) * trains, _kept_bytes(case) * trains
+    dequantised = ~case.has("base_weights", "native") * case.bytes.compute * case.sizes.linear / case.tensor
+    moments = [acts.down + made, acts.product + kept, acts.other]
+    if case.shape.num_experts > 1:  # the gradients of all experts are one tensor
+        moments.append(acts.experts + 2 * made + kept)
+    most: Floats = np.maximum.reduce(np.broadcast_arrays(*moments))
+    return most + dequantised
 
 
-def _attention_transient(case: Case) -> Floats:
-    """Gradients of eager attention's scores; keys and values gathered from the context-parallel ranks."""
-    scores = case.tokens * case.sequence * case.shape.num_heads
-    eager = case.has("attention", "eager") * case.constants.score_transient_bytes * scores
+def _context_transient(case: Case) -> Floats:
+    """Keys and values gathered from the context-parallel ranks."""
     pair = 2 * case.bytes.compute * case.shape.kv_size * case.micro_batch * case.sequence
-    gathered = (case.context > 1) * case.constants.gathered_keys_alive * pair
-    return (eager + gathered) / case.tensor
+    return (case.context > 1) * case.constants.gathered_keys_alive * pair / case.tensor
 
 
 def _embedding_gradient(case: Case, held: Parameters) -> Floats:
@@ -144,7 +214,15 @@ def _embedding_gradient(case: Case, held: Parameters) -> Floats:
 
 
 def _fresh_bytes(case: Case) -> Floats:
-    """Bytes per element of a gradient as autograd makes it; FSDP2 widens it when it reduces it."""
+    """Bytes per element of a gradient while autograd makes it.
+
+    FSDP2 widens it later, when it reduces it; autocast's is made in two bytes and widened at once.
+    """
+    return np.where(case.is_fsdp, case.bytes.compute, case.bytes.gradients + 2.0 * case.autocasts)
+
+
+def _kept_bytes(case: Case) -> Floats:
+    """The same from then until FSDP2 reduces it."""
     return np.where(case.is_fsdp, case.bytes.compute, case.bytes.gradients)
 
 

@@ -19,6 +19,8 @@ class Sizes:
     """Matmul weights of a layer, of all experts."""
     active_linear: float
     """Those that one token passes."""
+    cast_linear: float
+    """Those that autocast makes copies of: all but the experts', which are no `nn.Linear`."""
     adapter: float
     """LoRA weights of a layer, per unit of rank: inputs and outputs of every linear."""
 
@@ -29,6 +31,7 @@ class Sizes:
         attention = 2 * h * q + 2 * h * k
         router = h * shape.num_experts if shape.num_experts > 1 else 0
         matrices = 1 if shape.tied_embeddings else 2
+        dense = projections * h * f if shape.num_experts == 1 else 0
         ends = matrices * shape.embedding_parameters + shape.other_parameters
         return cls(
             layer=(shape.num_parameters - ends) / shape.num_layers,
@@ -37,5 +40,6 @@ class Sizes:
             matrices=matrices,
             linear=attention + router + projections * h * f * shape.num_experts,
             active_linear=attention + router + projections * h * f * shape.experts_per_token,
+            cast_linear=attention + router + dense,
             adapter=2 * (h + q) + 2 * (h + k) + projections * (h + f) * shape.num_experts,
         )

@@ -129,4 +129,23 @@ def _shape(config: Mapping[str, Any], sizes: Mapping[str, int], family: Family) 
         num_experts=sizes["num_experts"],
         experts_per_token=sizes["num_experts_per_tok"],
         other_parameters=other,
+        **_windows(config, sizes["num_hidden_layers"], family),
     )
+
+
+def _windows(config: Mapping[str, Any], num_layers: int, family: Family) -> dict[str, Any]:
+    """`sliding_window` and `windowed_layers` of the shape."""
+    window = config.get("sliding_window", family.window)
+    if not isinstance(window, int) or (family.window_switch and not config.get("use_sliding_window", False)):
+        return {}
+    if (layer_types := config.get("layer_types")) is not None:
+        windowed = layer_types.count("sliding_attention")
+    elif family.window_switch:
+        windowed = max(0, num_layers - config.get("max_window_layers", num_layers))
+    elif family.full_attention_every:
+        windowed = num_layers - num_layers // config.get(
+            "sliding_window_pattern", family.full_attention_every
+        )
+    else:
+        windowed = num_layers
+    return {"sliding_window": window, "windowed_layers": windowed} if windowed else {}

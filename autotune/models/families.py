@@ -59,6 +59,12 @@ class Family:
     """The feed-forward part is a router and `num_experts` experts."""
     router_bias: bool = False
     learned_positions: bool = False
+    window: int | None = None
+    """Default of `sliding_window`: how far back attention looks in the layers that have one."""
+    full_attention_every: int = 0
+    """One layer in so many looks at everything; 0: none does, where there is a window."""
+    window_switch: bool = False
+    """The window holds under `use_sliding_window` alone, from layer `max_window_layers` on."""
     heads_fill_hidden: bool = False
     """transformers refuses a hidden size that the heads do not divide, even with a head size given."""
 
@@ -106,10 +112,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             qkv_bias=ATTENTION_BIAS,
             output_bias=ATTENTION_BIAS,
             mlp_bias=MLP_BIAS,
+            window_switch=True,
         ),
         "mistral": Family(
             _sizes(32000, 4096, 14336, 32, 32, 8, DERIVED, 131072),
             nullable=("head_dim",),
+            window=4096,
         ),
         "mixtral": Family(
             _sizes(32000, 4096, 14336, 32, 32, 8, DERIVED, 131072, experts=(8, 2)),
@@ -120,12 +128,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen2": Family(
             _sizes(151936, 4096, 22016, 32, 32, 32, DERIVED, 32768),
             qkv_bias=True,
+            window_switch=True,
         ),
         "qwen3": Family(
             _sizes(151936, 4096, 22016, 32, 32, 32, 128, 32768),
             qkv_bias=ATTENTION_BIAS,
             output_bias=ATTENTION_BIAS,
             qk_norm=True,
+            window_switch=True,
         ),
         "qwen3_moe": Family(
             _sizes(151936, 2048, 768, 24, 32, 4, DERIVED, 32768, experts=(128, 8)),
@@ -138,6 +148,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             output_bias=ATTENTION_BIAS,
             qk_norm=True,
             router=True,
+            window_switch=True,
         ),
         "gemma": Family(
             _sizes(256000, 3072, 24576, 28, 16, 16, 256, 8192),
@@ -152,6 +163,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             qkv_bias=ATTENTION_BIAS,
             output_bias=ATTENTION_BIAS,
             heads_fill_hidden=True,
+            window=4096,
+            full_attention_every=2,
         ),
         "gemma3_text": Family(
             _sizes(262208, 2304, 9216, 26, 8, 4, 256, 131072),
@@ -161,6 +174,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             output_bias=ATTENTION_BIAS,
             qk_norm=True,
             heads_fill_hidden=True,
+            window=4096,
+            full_attention_every=6,
         ),
         "phi3": Family(_sizes(32064, 3072, 8192, 32, 32, DERIVED, DERIVED, 4096)),
         "starcoder2": Family(
@@ -204,6 +219,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             attention_sinks=True,
             router=True,
             router_bias=True,
+            window=128,
+            full_attention_every=2,
         ),
     }
 )

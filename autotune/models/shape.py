@@ -29,6 +29,10 @@ class ModelShape:
     other_parameters: int = 0
     """Weights in neither a layer nor a vocabulary matrix: learned positions, the final norm."""
 
+    sliding_window: int | None = None
+    """Tokens that attention looks back over in `windowed_layers`."""
+    windowed_layers: int = 0
+
     @property
     def query_size(self) -> int:
         return self.num_heads * self.head_dim

@@ -95,7 +95,6 @@ REFUSALS: tuple[Refusal, ...] = (
     _unprobed("adaptation", "lora"),
     _unprobed("base_weights", "int8", "int4"),
     _unprobed("quantization_aware", "int8", "int4"),
-    _unprobed("activation_checkpointing", "selective"),
     _unprobed("attention", "flash"),
     _unprobed("loss", "chunked"),
     _unprobed("compile", True),

@@ -38,8 +38,7 @@ def build(setting: Setting) -> Engine:
         constants = constants.model_copy(update={"fused_optimizer": False})
     with unset_fake_temporarily():  # ranks are looked up in it, also in a trace
         mesh = init_device_mesh(device.type, (setting.world_size,))
-    if config.activation_checkpointing == "full":
-        checkpoint_layers(built.layers)
+    checkpoint_layers(built.layers, config.activation_checkpointing)
     for layer in built.layers:
         fully_shard(layer, mesh=mesh, mp_policy=POLICY[config.precision])
     model = built.module

@@ -23,8 +23,7 @@ def build(setting: Setting) -> Engine:
         setting.model, config, STORED[config.precision], setting.seed, num_layers=setting.num_layers
     )
     constants = engine_constants(built.num_parameters)
-    if config.activation_checkpointing == "full":
-        checkpoint_layers(built.layers)
+    checkpoint_layers(built.layers, config.activation_checkpointing)
     model = built.module
     if built.is_meta:
         to_empty(model, device)

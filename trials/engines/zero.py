@@ -28,8 +28,7 @@ def build(setting: Setting) -> Engine:
     with _partitioning(setting, dtype) if partitioned and setting.model.hf_config else nullcontext():
         built = build_model(setting.model, config, dtype, setting.seed, on_meta=not partitioned)
     constants = engine_constants(built.num_parameters)
-    if config.activation_checkpointing == "full":
-        checkpoint_layers(built.layers)
+    checkpoint_layers(built.layers, config.activation_checkpointing)
     _materialise(built, setting, dtype, partitioned)
     engine, *_ = deepspeed.initialize(
         model=built.module,
