@@ -61,7 +61,7 @@ def specify(request: TuneRequest) -> JobSpec:
                 "gpus": request.gpus,
                 "inventory": inventory.to_dict(),
                 "world_size": space.world_size or group.world_size,
-                "ceiling_bytes": _ceiling_bytes(request.ceiling, group),
+                "ceiling_bytes": ceiling_bytes(request.ceiling, group),
                 "headroom": request.headroom,
                 "space": space.model_dump(mode="json"),
                 "global_batch_size": request.global_batch_size,
@@ -80,14 +80,15 @@ def specify(request: TuneRequest) -> JobSpec:
         raise BadInput(str(error)) from error
 
 
-def _ceiling_bytes(text: str | None, group: NodeGroup) -> int:
+def ceiling_bytes(text: str | None, group: NodeGroup) -> int:
+    """What one rank may use; raises BadInput where no device has so much."""
     device_bytes = group.gpu.memory_bytes
-    ceiling_bytes = device_bytes if text is None else parse_size(text, device_bytes)
-    if ceiling_bytes > device_bytes:
+    size = device_bytes if text is None else parse_size(text, device_bytes)
+    if size > device_bytes:
         raise BadInput(
             f"--ceiling {text} is more than the {format_bytes(device_bytes)} that a {group.gpu.name} has"
         )
-    return ceiling_bytes
+    return size
 
 
 def _notes(group: NodeGroup, ray_address: str | None) -> Iterator[str]:
@@ -103,3 +104,12 @@ def _default_space(group: NodeGroup) -> str:
     if group.gpu.kind == "cuda" and group.world_size == 1:
         return "single_gpu"
     return DEFAULT_SPACE[group.gpu.kind]
+
+
+def default_spaces(group: NodeGroup) -> tuple[str, ...]:
+    """What a plan looks at in turn where the user names no space: full training first, LoRA last."""
+    if group.gpu.kind == "cpu":
+        return ("cpu",)
+    if group.world_size == 1:
+        return ("single_gpu", "lora")
+    return ("fsdp", "zero", "three_d", "lora")

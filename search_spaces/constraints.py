@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from search_spaces.columns import Columns, Counts, Mask
-from trials.contract.capabilities import PARALLEL_SIZES_PROBED, Feature, Refusal, refusals
+from trials.contract.capabilities import (
+    PARALLEL_SIZES_PROBED,
+    UNPROBED_PARALLELISM,
+    Feature,
+    Refusal,
+    refusals,
+)
 from trials.contract.config import TrainingConfig
 
 PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
@@ -255,7 +261,7 @@ PROBED: tuple[Constraint, ...] = (
     Constraint(
         "parallel_sizes",
         lambda c, f: _model_parallel(c) > PARALLEL_SIZES_PROBED,
-        lambda c, f: "no engine probes tensor, pipeline or context parallelism yet",
+        lambda c, f: UNPROBED_PARALLELISM,
     ),
 )
 """Rules of what a probe can run, besides the table of capabilities."""

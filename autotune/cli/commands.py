@@ -31,6 +31,36 @@ Gpus = Annotated[
         help="auto, H100:8, 2x8xH100-80GB (nodes x GPUs x kind), cpu:2, or an inventory file.", metavar="SPEC"
     ),
 ]
+Ceiling = Annotated[
+    str | None,
+    typer.Option(help="Device memory one rank may use: 22GiB, 1500MiB or 90%; else all.", metavar="SIZE"),
+]
+Headroom = Annotated[str, typer.Option(help="Share of the ceiling that must stay free.", metavar="SHARE")]
+Space = Annotated[
+    str | None,
+    typer.Option(help="What may vary: a name (`autotune spaces`) or a YAML file.", metavar="NAME|FILE"),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Pin a field, or narrow it to several values: field=value,value; may be repeated.",
+    ),
+]
+GlobalBatchSize = Annotated[
+    int | None,
+    typer.Option(help="Sequences per optimizer step; accumulation follows from it.", min=1, metavar="N"),
+]
+GlobalBatchTolerance = Annotated[
+    str, typer.Option(help="How far off the actual global batch may be.", metavar="SHARE")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="A running Ray cluster; else AUTOTUNE_RAY_ADDRESS, else a local one.", metavar="ADDRESS"
+    ),
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -60,6 +90,70 @@ def autotune(
 
 
 @app.command()
+def plan(
+    model: Model,
+    gpus: Gpus = "auto",
+    ceiling: Ceiling = None,
+    headroom: Headroom = "5%",
+    space: Space = None,
+    settings: Settings = None,
+    global_batch_size: GlobalBatchSize = None,
+    global_batch_tolerance: GlobalBatchTolerance = "10%",
+    top: Annotated[int, typer.Option(help="Rows to print.", min=1, metavar="N")] = 10,
+    trace: Annotated[
+        int,
+        typer.Option(
+            help="Run the real model on fake tensors for the first N rows: exact, and some seconds each.",
+            min=0,
+            metavar="N",
+        ),
+    ] = 0,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            help="Where memory and time of one configuration go: field=value,...; what is left out is as in "
+            "the best row.",
+            metavar="CONFIG",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the plots to this HTML file.", metavar="FILE.html")
+    ] = None,
+    ray_address: RayAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Forecast every legal configuration in a second and rank what fits, without a GPU.
+
+    Example: autotune plan llama-3.1-8b --gpus 4090:1 --ceiling 22GiB
+    """
+    from autotune import planner
+    from autotune.hardware.sizes import parse_share
+
+    request = planner.PlanRequest(
+        model=model,
+        gpus=gpus,
+        ceiling=ceiling,
+        headroom=parse_share(headroom, "--headroom"),
+        space=options.given("--space", space),
+        settings=options.settings("--set", settings or []),
+        global_batch_size=global_batch_size,
+        global_batch_tolerance=parse_share(global_batch_tolerance, "--global-batch-tolerance"),
+        top=top,
+        trace=trace,
+        ray_address=ray_address or options.environment().ray_address,
+    )
+    if explain is not None:
+        explanation = planner.explain(request, options.one_value_each("--explain", explain))
+        show(explanation.to_dict(), lambda terminal: terminal.explanation_view(explanation), as_json)
+        return
+    found = planner.plan(request)
+    if plot is not None:
+        planner.save_plot(found, plot)
+    show(found.to_dict(), lambda terminal: terminal.plan_view(found), as_json)
+    planner.require_something(found)
+
+
+@app.command()
 def tune(
     model: Model,
     gpus: Gpus = "auto",
@@ -67,25 +161,10 @@ def tune(
         str | None,
         typer.Option(help="What to call the job; else the model's name and a number.", metavar="NAME"),
     ] = None,
-    ceiling: Annotated[
-        str | None,
-        typer.Option(help="Device memory one rank may use: 22GiB, 1500MiB or 90%; else all.", metavar="SIZE"),
-    ] = None,
-    headroom: Annotated[
-        str, typer.Option(help="Share of the ceiling that must stay free.", metavar="SHARE")
-    ] = "5%",
-    space: Annotated[
-        str | None,
-        typer.Option(help="What may vary: a name (`autotune spaces`) or a YAML file.", metavar="NAME|FILE"),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="Pin a field, or narrow it to several values: field=value,value; may be repeated.",
-        ),
-    ] = None,
+    ceiling: Ceiling = None,
+    headroom: Headroom = "5%",
+    space: Space = None,
+    settings: Settings = None,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -94,13 +173,8 @@ def tune(
             metavar="CONFIG",
         ),
     ] = None,
-    global_batch_size: Annotated[
-        int | None,
-        typer.Option(help="Sequences per optimizer step; accumulation follows from it.", min=1, metavar="N"),
-    ] = None,
-    global_batch_tolerance: Annotated[
-        str, typer.Option(help="How far off the actual global batch may be.", metavar="SHARE")
-    ] = "10%",
+    global_batch_size: GlobalBatchSize = None,
+    global_batch_tolerance: GlobalBatchTolerance = "10%",
     trials: Annotated[int, typer.Option(help="At most so many trials.", min=1, metavar="N")] = 24,
     minutes: Annotated[
         float | None, typer.Option(help="No trial begins after so many minutes.", metavar="M")
@@ -114,12 +188,7 @@ def tune(
         Literal["ray", "local"],
         typer.Option(help="Where probes run: on Ray workers, or on this machine without Ray."),
     ] = "ray",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="A running Ray cluster; else AUTOTUNE_RAY_ADDRESS, else a local one.", metavar="ADDRESS"
-        ),
-    ] = None,
+    ray_address: RayAddress = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:

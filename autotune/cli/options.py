@@ -71,20 +71,22 @@ def baseline(text: str | None) -> "TrainingConfig | None":
 
     if text is None or given("--baseline", text) is None:
         return None
-    read = _one_value_each if "=" in text and not text.endswith(".json") else _object_in
+    is_file = "=" not in text or text.endswith(".json")
+    fields = _object_in(text) if is_file else one_value_each("--baseline", text)
     try:
-        return TrainingConfig.parse(read(text))
+        return TrainingConfig.parse(fields)
     except ContractError as error:
         raise BadInput(f"--baseline {text[:200]}: {error}") from error
 
 
-def _one_value_each(text: str) -> dict[str, Any]:
+def one_value_each(option: str, text: str) -> dict[str, Any]:
+    """`field=value,field=value`."""
     pairs = text.split(",")
     if several := [pair for pair in pairs if "=" not in pair]:
         raise BadInput(
-            f"--baseline: {several[0]!r} sets nothing; write field=value,field=value, one value each"
+            f"{option}: {several[0]!r} sets nothing; write field=value,field=value, one value each"
         )
-    return {field: value for field, (value,) in settings("--baseline", pairs).items()}
+    return {field: value for field, (value,) in settings(option, pairs).items()}
 
 
 def _object_in(path: str) -> dict[str, Any]:

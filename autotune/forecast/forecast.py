@@ -11,11 +11,13 @@ from autotune.forecast.case import Case
 from autotune.forecast.compute import model_flops_per_token
 from autotune.forecast.constants import CONSTANTS, ForecastConstants
 from autotune.forecast.formats import Floats
-from autotune.forecast.memory import memory
-from autotune.forecast.speed import step_seconds
+from autotune.forecast.memory import memory, memory_by_phase
+from autotune.forecast.speed import step_time
 from autotune.hardware.inventory import NodeGroup
 from autotune.models.shape import ModelShape
 from search_spaces.columns import Columns
+from trials.contract.config import TrainingConfig
+from trials.contract.messages import StepPhase
 
 Bytes = NDArray[np.int64]
 
@@ -74,7 +76,7 @@ def forecast(
     rows = len(columns)
     acts = activations(case)
     held = memory(case, acts)
-    step_s = step_seconds(case, acts)
+    step_s = step_time(case, acts).total
     tokens = case.micro_batch * case.accumulation * case.replicas * case.sequence
     tokens_per_second = tokens / step_s
     mfu = model_flops_per_token(case) * tokens_per_second / (world_size * case.peak_flops)
@@ -89,4 +91,25 @@ def forecast(
         step_s=np.broadcast_to(step_s, rows),
         tokens_per_second=np.broadcast_to(tokens_per_second, rows),
         mfu=np.broadcast_to(mfu, rows) if case.on_cuda else None,
+    )
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Where the memory and the time of one configuration go."""
+
+    phases: Mapping[StepPhase, Mapping[str, int]]
+    """Bytes by part at the heaviest moment of each phase, on the worst rank."""
+    seconds: Mapping[str, float]
+    """Of an optimizer step, by what they are spent on."""
+
+
+def break_down(shape: ModelShape, group: NodeGroup, world_size: int, config: TrainingConfig) -> Breakdown:
+    """The parts of a forecast of one configuration; raises BadInput as `forecast` does."""
+    case = Case(shape, group, world_size, Columns.of([config]), CONSTANTS[group.gpu.kind])
+    acts = activations(case)
+    spent = step_time(case, acts)._asdict()
+    return Breakdown(
+        phases=memory_by_phase(case, acts),
+        seconds={name: float(np.ravel(seconds)[0]) for name, seconds in spent.items()},
     )

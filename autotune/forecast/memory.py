@@ -39,6 +39,38 @@ def memory(case: Case, acts: Activations) -> Memory:
     return worst
 
 
+def memory_by_phase(case: Case, acts: Activations) -> dict[StepPhase, dict[str, int]]:
+    """The heaviest moment of each phase of a case of one row, by PARTS; with a pipeline, of its heavier end."""
+    of_stages = [_phases_of_stage(case, stage, acts) for stage in stages(case)]
+    return max(of_stages, key=lambda found: max(sum(parts.values()) for parts in found.values()))
+
+
+def _phases_of_stage(case: Case, stage: Stage, acts: Activations) -> dict[StepPhase, dict[str, int]]:
+    held = parameters(case, stage)
+    state = states(case, held)
+    found: dict[StepPhase, dict[str, int]] = {}
+    for phase, moment in phases(case, stage, held, state, acts):
+        parts = {
+            name: round(float(np.ravel(part)[0]))
+            for name, part in zip(
+                PARTS,
+                (
+                    state.weights,
+                    moment.gradients,
+                    state.master,
+                    state.optimizer,
+                    moment.activations,
+                    moment.transient,
+                    _fixed(case),
+                ),
+                strict=True,
+            )
+        }
+        if sum(parts.values()) > sum(found.get(phase, {}).values()):
+            found[phase] = parts
+    return found
+
+
 def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
     held = parameters(case, stage)
     state = states(case, held)

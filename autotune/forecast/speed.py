@@ -1,5 +1,7 @@
 """Seconds of an optimizer step: microbatches through the stages, then reduction and update."""
 
+from typing import NamedTuple
+
 from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.communication import communication
@@ -8,12 +10,35 @@ from autotune.forecast.formats import Floats
 from autotune.forecast.states import parameters, stages, states
 
 
-def step_seconds(case: Case, acts: Activations) -> Floats:
-    """Of every row, shape (n,) or (1,). A pipeline of p stages takes p − 1 microbatches to fill and drain."""
+class StepTime(NamedTuple):
+    """What an optimizer step's seconds are spent on, arrays of shape (n,) or (1,)."""
+
+    forward: Floats
+    backward: Floats
+    """With what checkpointing recomputes, and the writing and adding up of gradients."""
+    communication: Floats
+    """Collectives and sends that compute does not hide."""
+    bubble: Floats
+    """A pipeline of p stages idles for p − 1 microbatches while it fills and drains."""
+    update: Floats
+    """Clipping and the optimizer."""
+
+    @property
+    def total(self) -> Floats:
+        return self.forward + self.backward + self.communication + self.bubble + self.update
+
+
+def step_time(case: Case, acts: Activations) -> StepTime:
     stage, *_ = stages(case)
     held = parameters(case, stage)
     compute = micro_step(case, stage, acts)
     sent = communication(case, stage, held, compute)
-    microbatch = compute.forward + compute.backward + sent.per_microbatch + gradient_accumulation(case, held)
-    once = sent.per_step + optimizer_step(case, held, states(case, held))
-    return (case.accumulation + case.stages - 1) * microbatch + once
+    backward = compute.backward + gradient_accumulation(case, held)
+    microbatch = compute.forward + backward + sent.per_microbatch
+    return StepTime(
+        forward=case.accumulation * compute.forward,
+        backward=case.accumulation * backward,
+        communication=case.accumulation * sent.per_microbatch + sent.per_step,
+        bubble=(case.stages - 1) * microbatch,
+        update=optimizer_step(case, held, states(case, held)),
+    )

@@ -12,6 +12,7 @@ from autotune.jobs import JobSpec
 from autotune.models.shape import ModelShape
 from autotune.search.baseline import default_baseline
 from autotune.search.candidates import Candidates, gather
+from autotune.search.facts import facts_of
 from search_spaces.columns import Columns
 from search_spaces.constraints import Facts, accumulation_steps, why_illegal
 from search_spaces.dimensions import DERIVED
@@ -70,16 +71,10 @@ def work_out(spec: JobSpec) -> Problem:
             f"a global batch of {spec.global_batch_size} decides {DERIVED}, which is pinned as well; "
             "leave one of the two out"
         )
-    facts = Facts(
-        world_size=spec.world_size,
-        gpus_per_node=min(group.gpus_per_node, spec.world_size),
-        features=group.gpu.features,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        num_layers=shape.num_layers,
-        vocab_size=shape.vocab_size,
-        max_positions=shape.max_positions,
-        model_type=shape.model_type,
+    facts = facts_of(
+        shape,
+        group,
+        spec.world_size,
         global_batch_size=spec.global_batch_size,
         global_batch_tolerance=spec.global_batch_tolerance,
     )

@@ -12,13 +12,16 @@ from autotune.terminal.answers import answer_view, trials_view
 from autotune.terminal.listings import gpus_view, jobs_view, models_view, spaces_view
 from autotune.terminal.live import LiveProgress
 from autotune.terminal.plain import PlainProgress
+from autotune.terminal.plans import explanation_view, plan_view
 
 __all__ = [
     "answer_view",
     "console",
+    "explanation_view",
     "gpus_view",
     "jobs_view",
     "models_view",
+    "plan_view",
     "progress",
     "spaces_view",
     "trials_view",

@@ -47,8 +47,11 @@ def plain_table(gap: int = 2, **options: object) -> Table:
 class ConfigTable:
     """A table with one configuration a row: its trial, the fields that vary, then what came of it."""
 
-    def __init__(self, configs: Sequence[TrainingConfig], figures: Sequence[str]) -> None:
-        """`figures` are the headings of what each row adds to its configuration."""
+    def __init__(
+        self, configs: Sequence[TrainingConfig], figures: Sequence[str], number: str = "trial"
+    ) -> None:
+        """`figures` are the headings of what each row adds to its configuration, `number` that of its own."""
+        self._number = number
         self._fields = varying(configs)
         self._figures = figures
         self._rows: list[tuple[str, TrainingConfig, Sequence[Cell], str]] = []
@@ -63,7 +66,7 @@ class ConfigTable:
 
     def _table(self, heading: int, gap: int) -> Table:
         table = plain_table(gap)
-        table.add_column("trial", justify="right", no_wrap=True)
+        table.add_column(self._number, justify="right", no_wrap=True)
         for field in self._fields:
             number = field.endswith(("_size", "_steps", "_length", "_rank"))
             table.add_column(HEADINGS[field][heading], justify="right" if number else "left", no_wrap=True)

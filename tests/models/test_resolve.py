@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import BadInput
-from autotune.models import described
+from autotune.models import process
 from autotune.models.described import describe
 from autotune.models.resolve import resolve
 from trials.contract.messages import ModelSpec
@@ -207,7 +207,7 @@ def test_a_build_sees_no_credentials(tmp_path, monkeypatch):
 
 def test_trials_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    environment = described._environment()
+    environment = process._environment()
     found = subprocess.run(
         [sys.executable, "-S", "-P", "-c", "import trials; print(trials.__file__)"],
         env=environment, capture_output=True, text=True, check=True,

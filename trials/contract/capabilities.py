@@ -104,11 +104,22 @@ REFUSALS: tuple[Refusal, ...] = (
 
 PARALLEL_SIZES_PROBED = 1
 """Tensor, pipeline and context parallel sizes above this are not probed yet."""
+UNPROBED_PARALLELISM = "no engine probes tensor, pipeline or context parallelism yet"
 
 
 def refusals(features: frozenset[Feature], *, to_probe: bool = True) -> tuple[Refusal, ...]:
     """The rows that hold on a device; `to_probe=False` leaves out what is only not probed yet."""
     return tuple(row for row in REFUSALS if row.applies_to(features) and (to_probe or not row.unprobed))
+
+
+def why_unprobed(config: TrainingConfig, features: frozenset[Feature]) -> str | None:
+    """Why no probe of `config` can run yet, though it could be trained; None where one can."""
+    for row in refusals(features):
+        if row.unprobed and row.matches(config):
+            return row.reason
+    if config.model_parallel_size > PARALLEL_SIZES_PROBED:
+        return UNPROBED_PARALLELISM
+    return None
 
 
 def refusal(config: TrainingConfig, features: frozenset[Feature]) -> str | None:
@@ -117,5 +128,5 @@ def refusal(config: TrainingConfig, features: frozenset[Feature]) -> str | None:
         if row.matches(config):
             return row.reason
     if config.model_parallel_size > PARALLEL_SIZES_PROBED:
-        return "no engine probes tensor, pipeline or context parallelism yet"
+        return UNPROBED_PARALLELISM
     return None

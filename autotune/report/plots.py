@@ -1,0 +1,98 @@
+"""Plots of a plan, as one HTML file that needs nothing from outside."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import BadInput
+from autotune.report.plan import Plan, PlanRow
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+GIB = 2**30
+HIDDEN_WHERE_USUAL = ("micro_batch_size", "sharding", "precision", "sequence_length")
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write the memory of each row by part, and speed over memory; raises BadInput where it cannot be written."""
+    figure = plan_figure(plan)
+    try:
+        figure.write_html(path, include_plotlyjs=True, full_html=True)
+    except OSError as error:
+        raise BadInput(f"--plot {path} cannot be written: {error.strerror}") from error
+
+
+def plan_figure(plan: Plan) -> "Figure":
+    """Stacked bars of the ranked rows, and all of them as points with the ceiling and the Pareto front."""
+    from plotly.graph_objects import Bar, Figure, Scatter
+    from plotly.subplots import make_subplots
+
+    rows = plan.ranked or ((plan.nearest,) if plan.nearest else ())
+    labels = [f"{number}. {_label(row)}" for number, row in enumerate(rows, start=1)]
+    figure: Figure = make_subplots(
+        rows=2,
+        cols=1,
+        subplot_titles=("Memory of one rank at its peak, by part", "Speed over memory"),
+        vertical_spacing=0.16,
+    )
+    for part in rows[0].memory if rows else ():
+        sizes = [row.memory[part] / GIB for row in rows]
+        figure.add_trace(Bar(name=part, y=labels, x=sizes, orientation="h"), row=1, col=1)
+    held = [_held_bytes(row) / GIB for row in rows]
+    speeds = [row.tokens_per_second for row in rows]
+    figure.add_trace(
+        Scatter(name="configuration", x=held, y=speeds, mode="markers", text=labels, showlegend=False),
+        row=2,
+        col=1,
+    )
+    front = pareto_front(rows)
+    figure.add_trace(
+        Scatter(
+            name="Pareto front",
+            x=[_held_bytes(row) / GIB for row in front],
+            y=[row.tokens_per_second for row in front],
+            mode="lines+markers",
+        ),
+        row=2,
+        col=1,
+    )
+    ceiling, usable = plan.ceiling_bytes / GIB, plan.ceiling_bytes * (1 - plan.headroom) / GIB
+    lines: tuple[tuple[float, str, str], ...] = ((ceiling, "ceiling", "solid"), (usable, "usable", "dash"))
+    for at, name, dash in lines:
+        style: dict[str, Any] = {"line_dash": dash, "line_color": "gray", "annotation_text": name}
+        figure.add_vline(x=at, row=1, col=1, **style)
+        figure.add_vline(x=at, row=2, col=1, **style)
+    figure.update_xaxes(title_text="GiB per rank, parts of the peak", row=1, col=1)
+    figure.update_xaxes(title_text="GiB per rank, held on the device", row=2, col=1)
+    figure.update_yaxes(title_text="tokens/s", row=2, col=1)
+    figure.update_yaxes(autorange="reversed", row=1, col=1)
+    figure.update_layout(
+        barmode="stack",
+        title=f"{plan.model} on {plan.gpus}: {plan.fitting:,} of {plan.candidates:,} configurations fit",
+        height=360 + 28 * len(rows) + 420,
+        template="plotly_white",
+    )
+    return figure
+
+
+def pareto_front(rows: tuple[PlanRow, ...]) -> list[PlanRow]:
+    """Those that none other beats in both speed and memory, leanest first."""
+    front: list[PlanRow] = []
+    for row in sorted(rows, key=lambda row: (_held_bytes(row), -row.tokens_per_second)):
+        if not front or row.tokens_per_second > front[-1].tokens_per_second:
+            front.append(row)
+    return front
+
+
+def _held_bytes(row: PlanRow) -> int:
+    return row.reserved_bytes + row.memory["fixed"]
+
+
+def _label(row: PlanRow) -> str:
+    usual = type(row.config)()
+    told = [
+        f"{name}={value}"
+        for name, value in row.config.model_dump().items()
+        if name in HIDDEN_WHERE_USUAL or value != getattr(usual, name)
+    ]
+    return ", ".join(told)

@@ -1,0 +1,142 @@
+"""A plan, and the explanation of one configuration, as a person would want them told."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from autotune.hardware.sizes import format_bytes
+from autotune.report.plan import Explanation, Plan, PlanRow
+from autotune.terminal.tables import ConfigTable, plain_table
+from autotune.terminal.words import describe, figure, in_common
+
+BAR_WIDTH = 24
+PART_COLOURS: Mapping[str, str] = {
+    "weights": "blue",
+    "gradients": "cyan",
+    "master": "bright_blue",
+    "optimizer": "magenta",
+    "activations": "yellow",
+    "transient": "red",
+    "fixed": "bright_black",
+}
+"""Part of the peak → its colour in the bars."""
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """What fits, fastest first; why the rest does not; what would help where nothing does."""
+    usable = format_bytes(int(plan.ceiling_bytes * (1 - plan.headroom)))
+    head = Text(f"{plan.model} on {plan.gpus}", style="bold")
+    head.append(
+        f" · {plan.parameters / 1e9:.3g}B parameters · usable {usable} of {format_bytes(plan.ceiling_bytes)}",
+        style="not bold",
+    )
+    counts = f"{plan.fitting:,} of {plan.candidates:,} legal configurations of the space {plan.space} fit"
+    parts: list[RenderableType] = [head, Text(counts), ""]
+    rows = plan.ranked or ((plan.nearest,) if plan.nearest else ())
+    if not plan.ranked:
+        parts.append(Text("nothing fits; what needs least:", style="bold red"))
+    parts += [_rows(rows, plan.ceiling_bytes), _legend()]
+    if common := in_common([row.config for row in rows]):
+        parts.append(Text(f"all with {common}", style="dim"))
+    parts += [Text(line, style="bold") for line in plan.advice]
+    unprobed = {row.unprobed for row in rows if row.unprobed}
+    parts += [Text(f"* forecast only: {reason}", style="dim") for reason in sorted(unprobed)]
+    parts += ["", *(Text(f"left out {r.count:,}: {r.reason}", style="dim") for r in plan.rejected)]
+    parts += [Text(f"note: {note}", style="dim") for note in plan.notes]
+    return Group(*parts)
+
+
+def _rows(rows: Sequence[PlanRow], ceiling_bytes: int) -> RenderableType:
+    traced = any(row.traced_bytes is not None for row in rows)
+    headings = [
+        "tokens/s",
+        "MFU",
+        "device memory",
+        "of the ceiling",
+        *(["tensors, traced"] if traced else []),
+    ]
+    table = ConfigTable([row.config for row in rows], headings, number="")
+    for number, row in enumerate(rows, start=1):
+        held = row.reserved_bytes + row.memory["fixed"]
+        cells: list[str | Text] = [
+            figure(row.tokens_per_second) + ("*" if row.unprobed else ""),
+            "" if row.mfu is None else f"{row.mfu:.0%}",
+            format_bytes(held),
+            _bar(row, held, ceiling_bytes),
+        ]
+        if traced:
+            cells.append("" if row.traced_bytes is None else format_bytes(row.traced_bytes))
+        table.add(number, row.config, cells)
+    return table
+
+
+def _bar(row: PlanRow, held_bytes: int, ceiling_bytes: int) -> Text:
+    """The parts of the peak, stretched to what the device holds; │ is the ceiling."""
+    scale = BAR_WIDTH / max(ceiling_bytes, held_bytes)
+    stretch = held_bytes / max(row.peak_bytes, 1)
+    bar, drawn, end = Text(), 0, 0.0
+    for part, size in row.memory.items():
+        end += size * stretch * scale
+        cells = round(end) - drawn
+        bar.append("█" * cells, style=PART_COLOURS[part])
+        drawn += cells
+    mark = round(ceiling_bytes * scale)
+    bar.append("░" * max(0, mark - drawn), style="dim")
+    return bar + Text("│", style="bold")
+
+
+def _legend() -> Text:
+    legend = Text()
+    for part, colour in PART_COLOURS.items():
+        legend.append("█ ", style=colour).append(f"{part}  ", style="dim")
+    return legend
+
+
+def explanation_view(explanation: Explanation) -> RenderableType:
+    """Memory by part and phase, time by what it is spent on."""
+    peak = max(explanation.phases.values(), key=lambda parts: sum(parts.values()))
+    held = explanation.reserved_bytes + peak["fixed"]
+    usable = int(explanation.ceiling_bytes * (1 - explanation.headroom))
+    verdict = "fits" if explanation.fits else f"is {format_bytes(held - usable)} over"
+    memory = plain_table()
+    memory.add_column("phase")
+    for part in PART_COLOURS:
+        memory.add_column(part, justify="right", no_wrap=True)
+    memory.add_column("sum", justify="right", no_wrap=True)
+    for phase, parts in explanation.phases.items():
+        total = sum(parts.values())
+        style = "bold" if parts is peak else ""
+        memory.add_row(
+            phase,
+            *(format_bytes(size) if size else "" for size in parts.values()),
+            format_bytes(total),
+            style=style,
+        )
+    speed = f"{figure(explanation.tokens_per_second)} tokens/s"
+    if explanation.mfu is not None:
+        speed += f", MFU {explanation.mfu:.0%}"
+    lines = [
+        Text(describe(explanation.config), style="bold"),
+        Text(f"on {explanation.gpus}: {speed}; {verdict}", style="" if explanation.fits else "bold red"),
+        Text(
+            f"tensors and fixed parts peak at {format_bytes(explanation.peak_bytes)}; the device holds "
+            f"{format_bytes(held)}, the allocator's spare blocks included; usable {format_bytes(usable)}"
+        ),
+    ]
+    if explanation.unprobed:
+        lines.append(Text(f"forecast only: {explanation.unprobed}", style="dim"))
+    return Group(*lines, "", memory, "", _seconds(explanation))
+
+
+def _seconds(explanation: Explanation) -> Table:
+    table = plain_table()
+    table.add_column("of a step")
+    table.add_column("seconds", justify="right")
+    table.add_column("share", justify="right")
+    for name, seconds in explanation.seconds.items():
+        if seconds:
+            table.add_row(name, f"{seconds:.4g}", f"{seconds / explanation.step_s:.0%}")
+    table.add_row("step", f"{explanation.step_s:.4g}", "", style="bold")
+    return table

@@ -1,0 +1,87 @@
+"""`autotune plan` as people and scripts call it."""
+
+import jsonschema
+import pytest
+from cli_support import Cli
+from test_cli_json import CONFIG, COUNT, NUMBER, TEXT, among, each, or_null
+
+PARTS = ("weights", "gradients", "master", "optimizer", "activations", "transient", "fixed")
+PLAN = among(
+    {
+        "candidates": COUNT,
+        "fitting": COUNT,
+        "ranked": {
+            "type": "array",
+            "items": among(
+                {
+                    "config": CONFIG, "world_size": COUNT, "tokens_per_second": NUMBER, "step_s": NUMBER,
+                    "mfu": or_null(NUMBER), "peak_bytes": COUNT, "reserved_bytes": COUNT,
+                    "memory": among(dict.fromkeys(PARTS, COUNT)),
+                }
+            ),
+        },
+        "rejected": each(among({"code": TEXT, "reason": TEXT, "count": COUNT})),
+    }
+)  # fmt: skip
+
+
+def test_json_is_of_the_published_shape(cli: Cli):
+    ended = cli("plan", "llama-3.1-70b", "--gpus", "2x8xA100-80GB", "--top", 3, "--json")
+    jsonschema.validate(ended.json, PLAN)
+    assert len(ended.json["ranked"]) == 3
+
+
+def test_a_person_sees_rows_and_reasons(cli: Cli):
+    ended = cli("plan", "llama-3.1-8b", "--gpus", "4090:1", "--ceiling", "22GiB")
+    assert ended.code == 0
+    for words in ("tokens/s", "of the ceiling", "base weights", "int4", "left out", "forecast only"):
+        assert words in ended.out
+
+
+def test_nothing_fits_is_3_with_what_comes_nearest(cli: Cli):
+    ended = cli("plan", "llama-3.1-405b", "--gpus", "H100:1", "--space", "single_gpu")
+    assert ended.code == 3
+    assert "nothing fits; what needs least" in ended.out
+    assert "more per GPU would do" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_an_explanation_has_phases_and_parts(cli: Cli):
+    words = (
+        "plan",
+        "llama-3.1-8b",
+        "--gpus",
+        "H100:8",
+        "--explain",
+        "micro_batch_size=1,precision=bf16_pure",
+    )
+    found = cli(*words, "--json").json
+    assert set(found["phases"]) == {"forward", "loss", "layers", "embedding", "step"}
+    assert set(found["phases"]["loss"]) == set(PARTS)
+    shown = cli(*words)
+    assert shown.code == 0
+    assert "activations" in shown.out
+    assert "backward" in shown.out
+
+
+def test_the_plot_is_written(cli: Cli, tmp_path):
+    ended = cli("plan", "llama-3.1-8b", "--gpus", "H100:8", "--plot", tmp_path / "plan.html")
+    assert ended.code == 0
+    assert (tmp_path / "plan.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--explain", "tensor_parallel_sise=2"], "tensor_parallel_size"),
+        (["--explain", "micro_batch_size"], "sets nothing"),
+        (["--set", "micro_batch_size=0"], "micro_batch_size"),
+        (["--space", "tree_d"], "three_d"),
+        (["--headroom", "200%"], "not a share"),
+        (["--plot", "/nowhere/plan.html"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_2_and_named(cli: Cli, words, sentence):
+    ended = cli("plan", "llama-3.1-8b", "--gpus", "H100:8", *words)
+    assert ended.code == 2
+    assert sentence in ended.sentence
