@@ -297,13 +297,14 @@ def _switch(planned: _Planned, config: TrainingConfig) -> Mapping[str, Value] | 
 
 
 def _gpus_needed(planned: _Planned, config: TrainingConfig) -> int | None:
-    """The smallest power of two times the GPUs over which a sharded configuration fits."""
+    """The smallest power of two times the GPUs over which it fits, sharded and checkpointed if need be."""
+    sharded = config.model_copy(update={"sharding": "fsdp"})
+    least = sharded.model_copy(update={"activation_checkpointing": "full"})
     times = 2
     while times <= MAX_TIMES_MORE:
         world_size = planned.facts.world_size * times
-        for sharding in {config.sharding, "fsdp"}:
-            if _would_fit(planned, config.model_copy(update={"sharding": sharding}), world_size):
-                return world_size
+        if any(_would_fit(planned, one, world_size) for one in (config, sharded, least)):
+            return world_size
         times *= 2
     return None
 

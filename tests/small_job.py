@@ -12,7 +12,12 @@ REQUEST = TuneRequest(
     gpus="cpu:2",
     name="job",
     ceiling="2GiB",
-    settings={"micro_batch_size": (1, 2, 3, 4), "precision": ("bf16", "fp32"), "sharding": ("ddp", "fsdp")},
+    settings={
+        "micro_batch_size": (1, 2, 3, 4),
+        "precision": ("bf16", "fp32"),
+        "activation_checkpointing": ("none", "full"),
+        "sharding": ("ddp", "fsdp"),
+    },
     trials=8,
 )
 

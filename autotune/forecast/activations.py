@@ -99,10 +99,10 @@ def _layer_written_out(shape: ModelShape, mode: int) -> Kept:
 def _bytes(case: Case, term: Callable[[ModelShape, int], Kept]) -> Floats:
     """A term of one layer, in each row's mode and for its tokens.
 
-    Without sequence parallelism every tensor-parallel rank keeps the whole residual stream, and its share
-    of everything else (Korthikanti et al. 2022).
+    With sequence parallelism tensor-parallel ranks divide the residual stream as well, and gather it for the
+    matmuls (Korthikanti et al. 2022).
     """
     of_mode = np.array([astuple(term(case.shape, mode)) for mode in MODES])
-    stream, split, per_key = of_mode[case.mode].T
-    bytes_: Floats = (stream + (split + per_key * case.sequence) / case.tensor) * case.tokens
+    gathered, split, per_key = of_mode[case.mode].T
+    bytes_: Floats = (gathered + (split + per_key * case.sequence) / case.tensor) * case.tokens
     return bytes_

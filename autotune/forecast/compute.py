@@ -53,7 +53,10 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     fused = causal / (constants.attention_efficiency * case.attention_flops)
     eager = 2.0 * causal / (constants.matmul_efficiency * case.attention_flops)
     attention = np.where(case.has("attention", "eager"), eager, fused)
-    elementwise = constants.elementwise_passes * acts.touched / case.bandwidth
+    passes = np.where(
+        case.has("compile", True), constants.compiled_elementwise_passes, constants.elementwise_passes
+    )
+    elementwise = passes * acts.touched / case.bandwidth
     casts = 6.0 * case.autocasts * sizes.linear / case.tensor / case.bandwidth
     kernels = np.where(
         case.has("compile", True), constants.compiled_kernels_per_layer, constants.kernels_per_layer
@@ -65,7 +68,7 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     again = recomputed * (matmul + casts) + (recomputed == 1.0) * attention
     again = again + (recomputed > 0) * (elementwise + latency)
     matmuls = np.where(case.is_lora, 1.0, 2.0)
-    backward = matmuls * matmul + BACKWARD_ATTENTION * attention + elementwise + 2.0 * latency
+    backward = matmuls * matmul + BACKWARD_ATTENTION * attention + 2.0 * (elementwise + latency)
     return forward, backward + again
 
 
@@ -78,7 +81,9 @@ def _loss(case: Case) -> tuple[Floats, Floats]:
 
 def _matmul(case: Case, products: Floats) -> Floats:
     """Seconds of multiplying and adding `products` pairs of numbers."""
-    return 2.0 * products / (case.constants.matmul_efficiency * case.peak_flops)
+    constants = case.constants
+    efficiency = np.where(case.has("precision", "fp8"), constants.fp8_efficiency, constants.matmul_efficiency)
+    return 2.0 * products / (efficiency * case.peak_flops)
 
 
 def gradient_accumulation(case: Case, held: Parameters) -> Floats:

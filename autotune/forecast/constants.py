@@ -36,6 +36,8 @@ class ForecastConstants:
     """Log-softmax and two gradients, in fp32. Traced."""
     softcap_bytes: float = 2
     """More of both, where the logits pass through a softcap (Gemma 2). Traced."""
+    parallel_loss: float = 16 / 12
+    """Times more of both with `loss_parallel` of DTensor: 16 bytes in its backward instead of 12. Traced."""
     loss_chunks: int = 8
     """Pieces of `loss=chunked`. Read: torchtitan's default."""
     head_norm_transient_bytes: float = 18
@@ -52,16 +54,22 @@ class ForecastConstants:
     """Allocator's holdings over tensors, outside FSDP: 1.03 to 1.09 in Megatron-LM. Read; upper end."""
 
     # Compute.
-    matmul_efficiency: float = 0.7
-    """Share of the dense peak that large matmuls reach. Between the 0.95 of an A100 (Calculon) and the half
-    that torchtitan's 8B rows on 500 W H100s come out at (benchmarks/llama3_h100_202412). Reasoned."""
+    matmul_efficiency: float = 0.57
+    """Share of the dense peak that large matmuls sustain at the clocks of a whole step: what Megatron-LM's
+    MFU of 0.41 to 0.48 on H100 leaves for them. Isolated ones reach 0.65 to 0.8. Reasoned."""
+    fp8_efficiency: float = 0.43
+    """The same of the float8 peak, with the casts and scales of dynamic scaling. Reasoned from the bf16 one:
+    half again as fast, not twice."""
     attention_efficiency: float = 0.3
     """The same for fused attention, forward and backward. Reasoned."""
     memory_efficiency: float = 0.85
     """Share of the memory bandwidth that elementwise kernels reach: 0.9 to 0.75 (Calculon). Read."""
     elementwise_passes: float = 3.0
-    """Times that each saved byte crosses the memory in a pass over a layer: written once, read
-    twice. Reasoned."""
+    """Times that each saved byte crosses the memory in an uncompiled forward: a Llama layer's norms, rotary
+    embedding and gate move 590 kB a token for the 200 kB they save, at the sizes of 8B. Read: HF Llama; the
+    backward takes twice as many."""
+    compiled_elementwise_passes: float = 1.2
+    """The same through torch.compile, which fuses them. Reasoned."""
     loss_traffic_bytes: float = 40
     """Per token and vocabulary entry, forward and backward. Reasoned from those tensors."""
     kernels_per_layer: float = 40

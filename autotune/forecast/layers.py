@@ -128,24 +128,26 @@ def style_of(shape: ModelShape) -> Style:
 class Kept:
     """Bytes per token of one layer on one rank."""
 
-    stream: float
-    """Of hidden size: without sequence parallelism the same on every tensor-parallel rank."""
+    gathered: float
+    """Whole on every tensor-parallel rank: what sequence parallelism gathers for the matmuls that read it."""
     split: float
-    """What tensor-parallel ranks divide."""
+    """What tensor-parallel ranks divide between them."""
     per_key: float = 0.0
     """More, divided likewise, for each token of the sequence: scores of attention that are written out."""
 
     def __add__(self, other: "Kept") -> "Kept":
-        return Kept(self.stream + other.stream, self.split + other.split, self.per_key + other.per_key)
+        return Kept(self.gathered + other.gathered, self.split + other.split, self.per_key + other.per_key)
 
 
-def norm_bytes(norm: Norm, mode: int, readers: int) -> float:
-    """Bytes per feature that a norm keeps, with what `readers` matmuls keep of its output.
+def norm(shape: ModelShape, mode: int, readers: int) -> Kept:
+    """What a norm keeps, with what `readers` matmuls keep of its output.
 
     They share it, but for autocast, which casts it for each anew.
     """
+    kind = style_of(shape).norm
     output = 2 * readers if mode == AUTOCAST else COMPUTED[mode] * min(readers, 1)
-    return NORM_INPUT[norm][mode] + output
+    own = NORM_INPUT[kind][mode] * shape.hidden_size + NORM_STATISTICS[kind]
+    return Kept(output * shape.hidden_size, own)
 
 
 def attention(shape: ModelShape, mode: int) -> Kept:
@@ -177,18 +179,19 @@ def _scores(shape: ModelShape, mode: int, which: Callable[[Scores], int]) -> Kep
 def _around_attention(shape: ModelShape, mode: int) -> Kept:
     style, size = style_of(shape), COMPUTED[mode]
     q, k = shape.query_size, shape.kv_size
-    norms = norm_bytes(style.norm, mode, style.attention_readers)
-    statistics = NORM_STATISTICS[style.norm]
-    if style.norms_after:
-        norms += norm_bytes(style.norm, mode, 0)
-        statistics += NORM_STATISTICS[style.norm]
-    split = size * (2 * q + 2 * k) + statistics
+    split = size * (2 * q + 2 * k)
     if style.fused_qkv:
         split += size * (2 * q + k)
     if style.qk_norm:
         of_heads = NORM_INPUT[style.norm][SINGLE if mode == SINGLE else HALF]
         split += of_heads * (q + k) + NORM_STATISTICS[style.norm] * (shape.num_heads + shape.num_kv_heads)
-    return Kept(norms * shape.hidden_size, split)
+    return _norms(shape, mode, style.attention_readers) + Kept(0, split)
+
+
+def _norms(shape: ModelShape, mode: int, readers: int) -> Kept:
+    """The norm before a part of the layer and, where the family has one, that after it."""
+    before = norm(shape, mode, readers)
+    return before + norm(shape, mode, 0) if style_of(shape).norms_after else before
 
 
 def masked(shape: ModelShape, mode: int) -> Kept:
@@ -204,21 +207,13 @@ def feed_forward(shape: ModelShape, mode: int) -> Kept:
     """The norm before it, and the tensors of its width."""
     style = style_of(shape)
     routed = shape.num_experts > 1
-    readers = 1 if routed else style.feed_forward_readers
-    norms = norm_bytes(style.norm, mode, readers)
-    split = float(NORM_STATISTICS[style.norm])
-    if style.norms_after:
-        norms += norm_bytes(style.norm, mode, 0)
-        split += NORM_STATISTICS[style.norm]
+    norms = _norms(shape, mode, 1 if routed else style.feed_forward_readers)
     widths = style.activation_copies * shape.intermediate_size
     if not routed:
-        return Kept(norms * shape.hidden_size, split + COMPUTED[mode] * widths)
+        return norms + Kept(0, COMPUTED[mode] * widths)
     # Each expert of a token is handed a copy of it and returns another. Autocast does not reach experts.
-    size = STREAM[mode]
-    per_expert = size * (widths + 2 * shape.hidden_size) + 8 * style.router_copies
-    return Kept(
-        norms * shape.hidden_size, split + shape.experts_per_token * per_expert + _router(shape, mode)
-    )
+    per_expert = STREAM[mode] * (widths + 2 * shape.hidden_size) + 8 * style.router_copies
+    return norms + Kept(0, shape.experts_per_token * per_expert + _router(shape, mode))
 
 
 def _router(shape: ModelShape, mode: int) -> float:
@@ -236,7 +231,7 @@ def keeps_its_input(shape: ModelShape, mode: int) -> bool:
 
 def not_held_twice(shape: ModelShape, mode: int) -> Kept:
     """Of a layer that is recomputed, what is kept already: its input, unless a copy of it is saved."""
-    return Kept(STREAM[mode] * shape.hidden_size * keeps_its_input(shape, mode), 0)
+    return Kept(0, STREAM[mode] * shape.hidden_size * keeps_its_input(shape, mode))
 
 
 def not_recomputed(shape: ModelShape, mode: int) -> Kept:
@@ -246,7 +241,7 @@ def not_recomputed(shape: ModelShape, mode: int) -> Kept:
 
 def input_alone(shape: ModelShape, mode: int) -> Kept:
     """Under full checkpointing."""
-    return Kept(STREAM[mode] * shape.hidden_size, 0)
+    return Kept(0, STREAM[mode] * shape.hidden_size)
 
 
 def selective(shape: ModelShape, mode: int) -> Kept:
@@ -263,9 +258,9 @@ def selective_written_out(shape: ModelShape, mode: int) -> Kept:
 
 def _selective_around_attention(shape: ModelShape, mode: int) -> Kept:
     size, kept = COMPUTED[mode], _matmul_outputs(shape)[::2]
-    stream = sum(width for width, splits in kept if not splits)
+    whole = sum(width for width, splits in kept if not splits)
     return input_alone(shape, mode) + Kept(
-        size * stream, size * sum(width for width, splits in kept if splits)
+        size * whole, size * sum(width for width, splits in kept if splits)
     )
 
 
@@ -285,46 +280,47 @@ def selective_compiled(shape: ModelShape, mode: int) -> Kept:
     """The same through torch.compile, which sees that nobody reads the last output in the backward."""
     eager = selective(shape, mode)
     unread = COMPUTED[mode] * shape.hidden_size * (shape.num_experts == 1)
-    return Kept(eager.stream - unread, eager.split)
+    return Kept(eager.gathered - unread, eager.split)
 
 
 def compiled(shape: ModelShape, mode: int) -> Kept:
     """A layer whose elementwise operators torch.compile fuses, taken to keep what Megatron-LM's kernels do.
 
-    Read in Megatron-LM for bf16; the other modes reasoned from it.
+    Of a norm its input alone, of the feed-forward part no activation of the gate. Read in Megatron-LM for
+    bf16; the other modes reasoned from it.
     """
     size, whole = COMPUTED[mode], attention(shape, mode) + feed_forward(shape, mode)
-    fewer = 8 * shape.hidden_size * STREAM[mode] / 2, size * shape.intermediate_size * shape.experts_per_token
-    return Kept(max(whole.stream - fewer[0], 0), max(whole.split - fewer[1], 0))
+    normed = NORM_INPUT[style_of(shape).norm][mode] - STREAM[mode]
+    fewer = 2 * normed * shape.hidden_size + size * shape.intermediate_size * shape.experts_per_token
+    return Kept(whole.gathered, max(whole.split - fewer, 0))
 
 
 def final_norm(shape: ModelShape, mode: int) -> Kept:
     """The norm before the head."""
-    norm = style_of(shape).norm
-    return Kept(norm_bytes(norm, mode, 1) * shape.hidden_size, NORM_STATISTICS[norm])
+    return norm(shape, mode, 1)
 
 
 def final_norm_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while the final norm goes backward, with what it saved."""
     per_feature = 2 * STREAM[mode] if style_of(shape).norm == "layer" else 18
-    return Kept(per_feature * shape.hidden_size, 0)
+    return Kept(0, per_feature * shape.hidden_size)
 
 
 def norm_after_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while the norm after the feed-forward part goes backward, the first of its layer."""
-    return Kept(18 * shape.hidden_size * style_of(shape).norms_after, 0)
+    return Kept(0, 18 * shape.hidden_size * style_of(shape).norms_after)
 
 
 def routing_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while what the experts returned is weighted: of the result, and of both factors."""
     returned = 3 * STREAM[mode] * shape.experts_per_token * (shape.num_experts > 1)
-    return Kept((STREAM[mode] + returned) * shape.hidden_size, 0)
+    return Kept(0, (STREAM[mode] + returned) * shape.hidden_size)
 
 
 def experts_backward(shape: ModelShape, mode: int) -> Kept:
     """The same while the experts' first matmul goes backward, less what is given back by then."""
     width = STREAM[mode] * shape.experts_per_token * shape.intermediate_size
-    return Kept(STREAM[mode] * shape.hidden_size, -2 * width)
+    return Kept(0, STREAM[mode] * shape.hidden_size - 2 * width)
 
 
 def product_backward(shape: ModelShape, mode: int) -> Kept:
@@ -333,23 +329,20 @@ def product_backward(shape: ModelShape, mode: int) -> Kept:
     Of the residual stream, of the product, which itself has gone, and of its factors. Experts have given
     back what they returned.
     """
-    copies = style_of(shape).gradient_copies
+    copies, stream = style_of(shape).gradient_copies, STREAM[mode] * shape.hidden_size
     if shape.num_experts > 1:
-        size = STREAM[mode] * shape.experts_per_token
-        return Kept(
-            STREAM[mode] * shape.hidden_size,
-            size * (copies * shape.intermediate_size - shape.hidden_size),
-        )
-    return Kept(STREAM[mode] * shape.hidden_size, copies * COMPUTED[mode] * shape.intermediate_size)
+        of_experts = copies * shape.intermediate_size - shape.hidden_size
+        return Kept(0, stream + STREAM[mode] * shape.experts_per_token * of_experts)
+    return Kept(0, stream + copies * COMPUTED[mode] * shape.intermediate_size)
 
 
 def down_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while the last matmul goes backward: of its output, cast under autocast, and input."""
+    h, f = shape.hidden_size, shape.intermediate_size
     if shape.num_experts > 1:
-        size = STREAM[mode] * shape.experts_per_token
-        return Kept(STREAM[mode] * shape.hidden_size, size * (shape.intermediate_size + shape.hidden_size))
-    cast = COMPUTED[mode] if mode == AUTOCAST else 0
-    return Kept((STREAM[mode] + cast) * shape.hidden_size, COMPUTED[mode] * shape.intermediate_size)
+        return Kept(0, STREAM[mode] * (h + shape.experts_per_token * (f + h)))
+    cast = COMPUTED[mode] * (mode == AUTOCAST)
+    return Kept(0, (STREAM[mode] + cast) * h + COMPUTED[mode] * f)
 
 
 def scores_backward(shape: ModelShape, mode: int) -> Kept:
@@ -357,7 +350,8 @@ def scores_backward(shape: ModelShape, mode: int) -> Kept:
     back = feed_forward(shape, mode)
     more = _scores(shape, mode, lambda scores: scores.backward - scores.kept)
     of_output_and_values = 2 * COMPUTED[mode] * shape.query_size
-    return Kept(STREAM[mode] * shape.hidden_size - back.stream, of_output_and_values - back.split) + more
+    stream = STREAM[mode] * shape.hidden_size
+    return Kept(-back.gathered, stream + of_output_and_values - back.split) + more
 
 
 def masks(shape: ModelShape, mode: int) -> Kept:

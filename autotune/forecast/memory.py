@@ -40,7 +40,7 @@ def memory(case: Case, acts: Activations) -> Memory:
 
 
 def memory_by_phase(case: Case, acts: Activations) -> dict[StepPhase, dict[str, int]]:
-    """The heaviest moment of each phase of a case of one row, by PARTS; with a pipeline, of its heavier end."""
+    """The heaviest moment of each phase of a one-row case, by PARTS; with a pipeline, of its heavier end."""
     of_stages = [_phases_of_stage(case, stage, acts) for stage in stages(case)]
     return max(of_stages, key=lambda found: max(sum(parts.values()) for parts in found.values()))
 
@@ -124,7 +124,7 @@ def _reserved(case: Case, stage: Stage, held: Parameters, allocated: Floats, gra
     held_back = allocated * case.constants.reserved_over_allocated
     if not case.on_cuda:
         return held_back
-    hole = 2.0 * case.tokens * case.shape.vocab_size * stage.has_loss
+    hole = 2.0 * case.tokens * case.shape.vocab_size / case.tensor * stage.has_loss
     gathers = case.bytes.compute * (held.root * (1 + 1 / case.shards) + held.unit)
     scatters = case.bytes.gradients * held.trainable / case.shards
     pooled = allocated - gradients + hole + gathers + scatters

@@ -141,10 +141,15 @@ def _weight_copies(case: Case, stage: Stage, held: Parameters) -> _Copies:
 
 
 def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
-    """Logits, their copies and gradients, in forward and backward; whole on each tensor-parallel rank."""
+    """Logits, their copies and gradients, in forward and backward.
+
+    Tensor-parallel ranks divide them by the vocabulary, and hold a third more of their parts for the way
+    DTensor computes the loss.
+    """
     constants = case.constants
     pieces = np.where(case.has("loss", "chunked"), constants.loss_chunks, 1)
-    entries = stage.has_loss * case.tokens * case.shape.vocab_size / pieces
+    parallel = np.where(case.tensor > 1, constants.parallel_loss / case.tensor, 1.0)
+    entries = stage.has_loss * case.tokens * case.shape.vocab_size / pieces * parallel
     softcap = constants.softcap_bytes if case.shape.model_type == "gemma2" else 0.0
     forward = np.where(case.mode == SINGLE, constants.loss_forward_fp32_bytes, constants.loss_forward_bytes)
     return (forward + softcap) * entries, (constants.loss_backward_bytes + softcap) * entries
@@ -152,7 +157,7 @@ def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
 
 def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
     """The gradient of the logits in the head's format, and those of its input and of its weight."""
-    logits = case.tokens * (case.shape.vocab_size + case.shape.hidden_size)
+    logits = case.tokens * (case.shape.vocab_size / case.tensor + case.shape.hidden_size)
     return stage.has_loss * case.bytes.compute * logits + _fresh_bytes(case) * head
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of a configuration on the real model with fake tensors, by `trials.trace` in its own process."""
+"""Peak memory of a configuration on the real model with fake tensors: `trials.trace` in its own process."""
 
 from autotune.models.process import run_module
 from trials.contract.config import TrainingConfig

@@ -14,7 +14,7 @@ HIDDEN_WHERE_USUAL = ("micro_batch_size", "sharding", "precision", "sequence_len
 
 
 def save_plan(plan: Plan, path: Path) -> None:
-    """Write the memory of each row by part, and speed over memory; raises BadInput where it cannot be written."""
+    """Write memory by part, and speed over memory, as HTML; raises BadInput where it cannot be written."""
     figure = plan_figure(plan)
     try:
         figure.write_html(path, include_plotlyjs=True, full_html=True)

@@ -11,7 +11,7 @@ PREFERENCES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("adaptation", ("full",)),
     ("quantization_aware", ("none",)),
     ("precision", ("bf16", "fp32", "fp16", "bf16_pure")),
-    ("activation_checkpointing", ("none", "selective", "full")),
+    ("activation_checkpointing", ("none", "full", "selective")),
     ("sharding", ("ddp", "zero1", "zero2", "fsdp", "zero3", "hsdp")),
     ("optimizer", ("adamw",)),
     ("attention", ("sdpa",)),

@@ -84,7 +84,7 @@ def test_checkpointing_keeps_the_input_of_each_layer(cpus):
 
 
 def test_checkpointing_leaves_the_copies_to_the_cache_of_autocast(cpus):
-    """But the head's they are gone when the backward of many logits begins; with few their end is the peak."""
+    """But the head's they are gone when many logits go backward; with few the forward's end is the peak."""
     fields = {"precision": "bf16", "activation_checkpointing": "full"}
     many = run(cpus, sequence_length=512, **fields)
     assert parts(many)["activations"] == 512 * (4 * 64 + 10 * 64 + 4) + 2 * 1000 * 64
@@ -165,11 +165,11 @@ def test_fsdp_gathers_the_root_and_two_layers(node):
     assert found.reserved_bytes[0] == allocated - gradients + 2 * 1000 + pools
 
 
-def test_tensor_parallel_ranks_split_all_but_the_residual_stream(node):
+def test_tensor_parallel_ranks_split_all_but_what_they_gather_for_matmuls(node):
     fields = {"precision": "bf16_pure", "sequence_length": 512, "world_size": 2}
     found = parts(run(node, tensor_parallel_size=2, **fields))
-    layer = 16 * 64 + (4 * 64 + 4 * 64 + 8 * 128 + 4 + 8) // 2
-    assert found["activations"] == 512 * (layer + 8 * 64) + 512 * 4 // 2
+    layer = 4 * 64 + (12 * 64 + 4 * 64 + 4 * 64 + 8 * 128 + 4 + 8) // 2
+    assert found["activations"] == 512 * (layer + 2 * 64 + (6 * 64 + 4) // 2)
     assert found["weights"] == round(2 * ((P - 64) / 2 + 64))
 
 

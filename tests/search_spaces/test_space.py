@@ -28,7 +28,10 @@ FACTS = Facts(
 )
 
 
-@pytest.mark.parametrize("name", SearchSpace.names())
+FORECAST_ONLY = ("lora", "three_d", "long_context")
+
+
+@pytest.mark.parametrize("name", sorted(set(SearchSpace.names()) - set(FORECAST_ONLY)))
 def test_a_shipped_space_has_legal_configurations_where_it_is_meant_for(name):
     space = SearchSpace.load(name)
     assert space.name == name
@@ -39,11 +42,18 @@ def test_a_shipped_space_has_legal_configurations_where_it_is_meant_for(name):
     assert len(found.columns) == found.total
 
 
+@pytest.mark.parametrize("name", FORECAST_ONLY)
+def test_a_space_that_cannot_be_probed_yet_can_be_forecast(name):
+    nodes = replace(FACTS, world_size=64, max_positions=None, to_probe=False)
+    found = SearchSpace.load(name).enumerate(nodes)
+    assert len(found.columns) > found.total / 2
+    assert set(SearchSpace.load(name).dimensions) <= set(TrainingConfig.model_fields)
+
+
 def test_the_shipped_spaces_try_odd_micro_batches():
-    assert set(SearchSpace.names()) >= {"cpu", "single_gpu", "zero", "fsdp"}
+    assert set(SearchSpace.names()) == {"cpu", "single_gpu", "zero", "fsdp", *FORECAST_ONLY}
     for name in SearchSpace.names():
-        sizes = SearchSpace.load(name).dimensions["micro_batch_size"]
-        assert sizes == tuple(range(1, len(sizes) + 1))
+        assert 3 in SearchSpace.load(name).dimensions["micro_batch_size"]
 
 
 def write(tmp_path, text):

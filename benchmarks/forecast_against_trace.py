@@ -1,0 +1,197 @@
+"""The closed form of memory against the trace: random models and configurations, tensors only.
+
+Pairs on one rank (dense models with grouped and plain heads, tied and untied, vocabularies from 5,000 to
+128,256, every checkpointing, optimizers, 1k to 64k tokens a micro-batch, experts) and under FSDP2 on 2 to 64
+ranks. `python benchmarks/forecast_against_trace.py [--single 200] [--sharded 60] [--seed 0]` prints a line
+per pair and the errors by family, and writes results/forecast_against_trace.json.
+"""
+
+import argparse
+import logging
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from machine import save
+
+from autotune.forecast.forecast import break_down
+from autotune.hardware.parse import parse_inventory
+from autotune.models.closed_form import shape_of
+from autotune.models.hf import clean
+from trials.contract.config import TrainingConfig
+from trials.contract.messages import ModelSpec, ProbeRequest
+from trials.trace import trace
+
+FAMILIES = (
+    "llama",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "phi3",
+    "gpt2",
+    "gemma2",
+    "gemma3_text",
+    "starcoder2",
+)
+EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss")
+EAGER = ("gemma2", "gpt_oss")
+"""Families without a fused attention kernel."""
+WORLDS = (2, 4, 8, 16, 32, 64)
+TOKENS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+
+@dataclass(frozen=True)
+class Pair:
+    family: str
+    hf_config: dict[str, Any]
+    config: TrainingConfig
+    world_size: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    pair: Pair
+    forecast_bytes: int
+    traced_bytes: int
+    peak_in: str
+    seconds: float
+
+    @property
+    def error(self) -> float:
+        """Share by which the forecast is too high."""
+        return self.forecast_bytes / self.traced_bytes - 1
+
+
+def random_model(rng: random.Random, family: str) -> dict[str, Any]:
+    head_dim, heads = rng.choice([64, 128]), rng.choice([4, 8, 12, 16])
+    kv_heads = rng.choice([count for count in (1, 2, 4, 8, 12, 16) if heads % count == 0])
+    hidden = heads * head_dim
+    width = int(hidden * rng.uniform(2, 4)) // 64 * 64
+    vocabulary, layers = rng.choice([5000, 32000, 50257, 128256]), rng.choice([2, 4, 8, 12, 16])
+    if family == "gpt2":
+        return {
+            "model_type": family, "vocab_size": vocabulary, "n_embd": hidden, "n_layer": layers,
+            "n_head": heads, "n_positions": 65536, "tie_word_embeddings": rng.random() < 0.6,
+            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+        }  # fmt: skip
+    model = {
+        "model_type": family, "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": width,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "head_dim": head_dim, "tie_word_embeddings": rng.random() < 0.4, "pad_token_id": 0,
+        "max_position_embeddings": 131072,
+    }  # fmt: skip
+    if family in ("mixtral", "gpt_oss"):
+        return model | {"num_local_experts": rng.choice([4, 8]), "num_experts_per_tok": 2}
+    if family == "qwen3_moe":
+        narrow = max(64, width // 4 // 64 * 64)
+        return model | {
+            "num_experts": rng.choice([8, 16]), "num_experts_per_tok": rng.choice([2, 4]),
+            "moe_intermediate_size": narrow,
+        }  # fmt: skip
+    return model
+
+
+def random_pair(rng: random.Random, worlds: Sequence[int]) -> Pair:
+    world_size = rng.choice(worlds)
+    family = rng.choice((*FAMILIES, *EXPERTS) if world_size == 1 else FAMILIES)
+    length = rng.choice([512, 1024, 2048, 4096, 8192])
+    config = TrainingConfig(
+        micro_batch_size=max(1, rng.choice(TOKENS) // length),
+        sequence_length=length,
+        precision=rng.choice(["fp32", "bf16", "bf16_pure"]),
+        optimizer=rng.choice(["adamw", "adam", "sgd"]),
+        activation_checkpointing=rng.choice(["none", "selective", "full"]),
+        gradient_accumulation_steps=rng.choice([1, 1, 1, 3]),
+        attention="eager" if family in EAGER else "sdpa",
+        sharding="ddp" if world_size == 1 else "fsdp",
+    )
+    return Pair(family, clean(random_model(rng, family), "benchmark").config, config, world_size)
+
+
+def compare(pair: Pair) -> Compared:
+    model = ModelSpec(name=pair.family, hf_config=pair.hf_config)
+    request = ProbeRequest(probe_id="trace", model=model, config=pair.config, world_size=pair.world_size)
+    traced = trace(request)
+    shape = shape_of(pair.hf_config)
+    assert shape is not None
+    per_node = min(pair.world_size, 8)
+    group = parse_inventory(f"{pair.world_size // per_node}x{per_node}xH100").group
+    phases = break_down(shape, group, pair.world_size, pair.config).phases
+    return Compared(
+        pair=pair,
+        forecast_bytes=max(sum(parts.values()) - parts["fixed"] for parts in phases.values()),
+        traced_bytes=traced.peak_bytes,
+        peak_in=max(traced.phases, key=lambda phase: traced.phases[phase]),
+        seconds=traced.seconds,
+    )
+
+
+def run(count: int, worlds: Sequence[int], rng: random.Random) -> list[Compared]:
+    compared = []
+    for number in range(count):
+        one = compare(random_pair(rng, worlds))
+        compared.append(one)
+        config = one.pair.config
+        print(
+            f"{number + 1:4} {one.error:+7.2%}  {one.pair.family:12} × {one.pair.world_size:<3}"
+            f"{config.micro_batch_size:4} × {config.sequence_length:<5} {config.precision:9} "
+            f"{config.activation_checkpointing:9} {one.traced_bytes / 2**30:7.2f} GiB in {one.peak_in}",
+            flush=True,
+        )
+    return compared
+
+
+def figures(compared: Sequence[Compared]) -> dict[str, float]:
+    errors = [one.error for one in compared]
+    return {
+        "pairs": len(errors),
+        "mean_absolute_error": mean(map(abs, errors)),
+        "worst_over": max(errors),
+        "worst_under": min(errors),
+        "within_1_percent": mean(abs(error) <= 0.01 for error in errors),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--single", type=int, default=200)
+    parser.add_argument("--sharded", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    rng = random.Random(arguments.seed)
+    groups = {
+        "one rank": run(arguments.single, (1,), rng),
+        "FSDP2": run(arguments.sharded, WORLDS, rng),
+    }
+    for name, compared in groups.items():
+        found = figures(compared)
+        print(
+            f"{name}: {found['pairs']} pairs, mean error {found['mean_absolute_error']:.2%}, "
+            f"worst {found['worst_over']:+.2%} and {found['worst_under']:+.2%}"
+        )
+    rows = [
+        {
+            "group": name,
+            "model": one.pair.hf_config,
+            "config": one.pair.config.model_dump(mode="json"),
+            "world_size": one.pair.world_size,
+            "forecast_bytes": one.forecast_bytes,
+            "traced_bytes": one.traced_bytes,
+            "error": round(one.error, 5),
+            "peak_in": one.peak_in,
+        }
+        for name, compared in groups.items()
+        for one in compared
+    ]
+    result = {"seed": arguments.seed, "figures": {n: figures(c) for n, c in groups.items()}, "rows": rows}
+    print(f"written to {save('forecast_against_trace', result)}")
+
+
+if __name__ == "__main__":
+    main()
