@@ -10,7 +10,6 @@ from typing import TypeVar
 from trials.contract.message import ContractError, Message
 from trials.contract.messages import ProbeRequest
 
-
 Result = TypeVar("Result", bound=Message)
 
 
