@@ -1,7 +1,7 @@
 """Reading a small YAML file that a person wrote: nothing executed, no duplicate key lost, bounded in size."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -10,8 +10,21 @@ from trials.contract.message import ContractError
 MAX_BYTES = 64 * 1024
 
 
+PLAIN_TYPES = ("null", "bool", "int", "float", "str", "seq", "map")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's plain types; keys that would overwrite each other and aliases are errors."""
+    """YAML's plain types; keys that would overwrite each other and aliases are errors, dates are words."""
+
+    yaml_constructors: ClassVar = {
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in PLAIN_TYPES
+    }
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in PLAIN_TYPES]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

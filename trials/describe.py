@@ -74,7 +74,7 @@ def _from_hf_config(config: dict[str, Any]) -> nn.Module:
 
     model_type = config.pop("model_type")
     if model_type not in CONFIG_MAPPING_NAMES:
-        near = nearest(model_type, list(CONFIG_MAPPING_NAMES)).partition("; known are")[0]
+        near = nearest(model_type, list(CONFIG_MAPPING_NAMES), otherwise="")
         raise CannotDescribe(f"transformers knows no model_type {model_type!r}{near}")
     try:
         hf_config = AutoConfig.for_model(model_type, **config)
