@@ -50,7 +50,9 @@ class TuneRequest:
 def specify(request: TuneRequest) -> JobSpec:
     """The user's words, resolved and frozen. Raises BadInput."""
     model = resolve(request.model)
-    inventory = parse_inventory(request.gpus, request.ray_address)
+    # Probes of the other executors run on this machine, whatever cluster the environment names.
+    cluster = request.ray_address if request.executor == "ray" else None
+    inventory = parse_inventory(request.gpus, cluster)
     group = inventory.group
     try:
         space, shortened = _space(request, group, model.shape)
@@ -59,7 +61,7 @@ def specify(request: TuneRequest) -> JobSpec:
                 "name": request.name or UNNAMED,
                 "model": model.spec,
                 "shape": asdict(model.shape),
-                "notes": (*model.notes, *shortened, *_notes(group, request.ray_address)),
+                "notes": (*model.notes, *shortened, *_notes(group, cluster)),
                 "gpus": request.gpus,
                 "inventory": inventory.to_dict(),
                 "world_size": space.world_size or group.world_size,
