@@ -10,6 +10,7 @@ from autotune.hardware.parse import parse_inventory
 from autotune.hardware.sizes import format_bytes, parse_size
 from autotune.jobs import JobSpec
 from autotune.models.resolve import resolve
+from autotune.models.shape import ModelShape
 from search_spaces.columns import Value
 from search_spaces.space import SearchSpace
 from trials.contract.config import TrainingConfig
@@ -17,6 +18,7 @@ from trials.contract.message import ContractError
 
 UNNAMED = "unnamed"
 """Until the database gives a job its name."""
+LENGTH = "sequence_length"
 DEFAULT_SPACE: Mapping[str, str] = {"cpu": "cpu", "cuda": "fsdp"}
 """Device kind → space, where the user names none and there are several devices."""
 
@@ -48,16 +50,18 @@ class TuneRequest:
 def specify(request: TuneRequest) -> JobSpec:
     """The user's words, resolved and frozen. Raises BadInput."""
     model = resolve(request.model)
-    inventory = parse_inventory(request.gpus, request.ray_address)
+    # Probes of the other executors run on this machine, whatever cluster the environment names.
+    cluster = request.ray_address if request.executor == "ray" else None
+    inventory = parse_inventory(request.gpus, cluster)
     group = inventory.group
     try:
-        space = SearchSpace.load(request.space or _default_space(group)).narrowed(request.settings)
+        space, shortened = _space(request, group, model.shape)
         return JobSpec.parse(
             {
                 "name": request.name or UNNAMED,
                 "model": model.spec,
                 "shape": asdict(model.shape),
-                "notes": (*model.notes, *_notes(group, request.ray_address)),
+                "notes": (*model.notes, *shortened, *_notes(group, cluster)),
                 "gpus": request.gpus,
                 "inventory": inventory.to_dict(),
                 "world_size": space.world_size or group.world_size,
@@ -98,6 +102,22 @@ def _notes(group: NodeGroup, ray_address: str | None) -> Iterator[str]:
             f"{group.gpus_per_node} ranks share the {cores} cores of this machine; with a core each they "
             "would be faster"
         )
+
+
+def _space(request: TuneRequest, group: NodeGroup, shape: ModelShape) -> tuple[SearchSpace, tuple[str, ...]]:
+    """The space, and what was changed in it: a length that nobody asked for gives way to the model's."""
+    name = request.space or _default_space(group)
+    space = SearchSpace.load(name).narrowed(request.settings)
+    asked_for = LENGTH in request.settings or (name not in SearchSpace.names() and LENGTH in space.dimensions)
+    longest = shape.max_positions
+    usual = space.dimensions.get(LENGTH, (TrainingConfig().sequence_length,))
+    if asked_for or longest is None or all(int(length) <= longest for length in usual):
+        return space, ()
+    lengths = tuple(dict.fromkeys(min(int(length), longest) for length in usual))
+    note = (
+        f"{LENGTH} is at most {longest}, the positions of the model, not {max(usual)} as in the space {name}"
+    )
+    return space.narrowed({LENGTH: lengths}), (note,)
 
 
 def _default_space(group: NodeGroup) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trials.contract.config import TrainingConfig, choices
-from trials.contract.message import ContractError, nearest
+from trials.contract.message import ContractError, nearest, shown
 
 Value = bool | int | str
 """What a field of TrainingConfig can hold."""
@@ -26,18 +26,17 @@ def encode(field: str, value: Value) -> int | bool:
     known = choices(field)
     if known is None:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ContractError(f"{field}: a whole number is needed, not {value!r}")
+            raise ContractError(f"{field}: a whole number is needed, not {shown(value)}")
         if not 1 <= value <= 2**24:
             raise ContractError(f"{field}: {value} lies outside 1 to {2**24}")
         return value
     if known == (False, True):
         if not isinstance(value, bool):
-            raise ContractError(f"{field}: true or false is needed, not {value!r}")
+            raise ContractError(f"{field}: true or false is needed, not {shown(value)}")
         return value
     if value not in known:
-        raise ContractError(
-            f"{field}: {value!r} is not a value of it{nearest(str(value), [str(choice) for choice in known])}"
-        )
+        near = nearest(str(value), [str(choice) for choice in known])
+        raise ContractError(f"{field}: {shown(value)} is not a value of it{near}")
     return known.index(value)
 
 

@@ -210,7 +210,10 @@ STRUCTURE: tuple[Constraint, ...] = (
     Constraint(
         "max_positions",
         lambda c, f: c.count("sequence_length") > (f.max_positions or np.inf),
-        lambda c, f: f"{_named(c, 'sequence_length')} is longer than the model's {f.max_positions} positions",
+        lambda c, f: (
+            f"{_named(c, 'sequence_length')} is longer than the model's {f.max_positions} positions "
+            f"(--set sequence_length={f.max_positions} is the longest it takes)"
+        ),
     ),
     Constraint(
         "context_parallel",

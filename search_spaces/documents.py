@@ -10,8 +10,11 @@ from trials.contract.message import ContractError
 MAX_BYTES = 64 * 1024
 
 
+PLAIN_TYPES = ("null", "bool", "int", "float", "str", "seq", "map")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's plain types; keys that would overwrite each other and aliases are errors."""
+    """YAML's plain types; keys that would overwrite each other and aliases are errors, dates are words."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -29,6 +32,17 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_constructors = {
+    tag: make
+    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in PLAIN_TYPES
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in PLAIN_TYPES]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:

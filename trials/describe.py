@@ -75,7 +75,7 @@ def _from_hf_config(config: dict[str, Any]) -> nn.Module:
 
     model_type = config.pop("model_type")
     if model_type not in CONFIG_MAPPING_NAMES:
-        near = nearest(model_type, list(CONFIG_MAPPING_NAMES)).partition("; known are")[0]
+        near = nearest(model_type, list(CONFIG_MAPPING_NAMES), otherwise="")
         raise CannotDescribe(f"transformers knows no model_type {model_type!r}{near}")
     try:
         hf_config = AutoConfig.for_model(model_type, **config)
@@ -98,7 +98,7 @@ def _import(factory: str, folder: str | None) -> Callable[[], object]:
         sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise CannotDescribe(f"cannot import factory {factory}: {_in_a_line(error)}") from error
     if not callable(found):
         raise CannotDescribe(f"factory {factory} is not callable but a {type(found).__name__}")
@@ -109,11 +109,11 @@ def _call(factory: Callable[[], object], name: str) -> nn.Module:
     try:
         with torch.device("meta"):
             model = factory()
-    except Exception:  # some initialisations need real tensors
+    except (Exception, SystemExit):  # some initialisations need real tensors
         try:
             model = factory()
-        except Exception as error:
-            raise CannotDescribe(f"factory {name} failed: {_in_a_line(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise CannotDescribe(f"factory {name} raised {_in_a_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise CannotDescribe(f"factory {name} must return a torch.nn.Module, not {type(model).__name__}")
     return model

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import platform
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from autotune.errors import ExecutionUnavailable, NotHere
 from autotune.execution.executor import LaneExecutor, Layout
 from autotune.execution.ray_head import RayHead
+from autotune.execution.shipping import MAX_BYTES, Files, python_files
 from autotune.execution.supervisor import CLOSED, Supervisor, SupervisorLost, interrupted
 from trials.contract.merge import merge
 from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, RankReport
@@ -48,15 +51,33 @@ class NodeWorker:
         """Address and free port for the ranks of a probe to meet at, when this is its first node."""
         return ray.util.get_node_ip_address(), free_port()
 
-    def run(self, share: str) -> list[str]:
-        """Run a NodeShare; its reports as JSON."""
-        return [report.to_json() for report in self._supervisor.run(NodeShare.parse(share))]
+    def run(self, text: str, files: Files | None) -> list[str]:
+        """Run a NodeShare; its reports as JSON.
+
+        `files` are those of its factory. A folder here that holds the same is used as it is, with whatever
+        else is in it. Raises FactoryNotHere where there are neither.
+        """
+        share = NodeShare.parse(text)
+        if folder := share.request.model.factory_path:
+            if not files and not Path(folder).is_dir():
+                raise FactoryNotHere(
+                    f"the Ray worker {platform.node()} has no folder {folder} to import the factory from, "
+                    f"and it is not one whose Python files can be sent (up to {MAX_BYTES >> 20} MiB); start "
+                    "autotune in a smaller folder, or put this one on every worker"
+                )
+            if files == python_files(Path(folder)):
+                files = None
+        return [report.to_json() for report in self._supervisor.run(share, files)]
 
     def cancel(self, probe_id: str) -> None:
         self._supervisor.cancel(probe_id)
 
     def close(self) -> None:
         self._supervisor.close()
+
+
+class FactoryNotHere(Exception):
+    """A worker cannot import the user's factory; the message says what to do."""
 
 
 class _GivenUp(Exception):
@@ -66,8 +87,10 @@ class _GivenUp(Exception):
 class RayLane:
     """A placement group with one worker per node, opened by its first probe and kept for the next ones."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, sends_files: bool) -> None:
+        """`sends_files`: its workers may be on machines that have not what the driver's has."""
         self._layout = layout
+        self._sends_files = sends_files
         self._group: PlacementGroup | None = None
         self._workers: list[Any] = []
         self._cancelled: str | None = None
@@ -113,8 +136,11 @@ class RayLane:
             NodeShare(request=request, node_rank=node, rendezvous_host=host, rendezvous_port=port)
             for node in range(request.num_nodes)
         ]
+        folder = request.model.factory_path
+        files = python_files(Path(folder)) if folder and self._sends_files else None
         running = {
-            worker.run.remote(share.to_json()): share for worker, share in zip(workers, shares, strict=True)
+            worker.run.remote(share.to_json(), files): share
+            for worker, share in zip(workers, shares, strict=True)
         }
         reports: list[RankReport] = []
         lost = False
@@ -243,7 +269,7 @@ class RayExecutor(LaneExecutor):
         except NotHere:
             self._leave()
             raise
-        super().__init__([RayLane(layout) for _ in range(layout.num_slots)])
+        super().__init__([RayLane(layout, sends_files=address is not None) for _ in range(layout.num_slots)])
 
     def close(self) -> None:
         super().close()

@@ -19,6 +19,7 @@ import psutil
 
 from autotune.errors import ExecutionUnavailable
 from autotune.execution.environment import FOLDER_VARIABLE, probe_environment
+from autotune.execution.shipping import Files, placed
 from trials.contract.messages import DeviceKind, NodeShare, RankReport
 from trials.contract.outcome import Outcome, Phase
 
@@ -54,8 +55,10 @@ class Supervisor:
         self._cancelled: str | None = None
         self._closed = False
 
-    def run(self, share: NodeShare) -> list[RankReport]:
+    def run(self, share: NodeShare, files: Files | None = None) -> list[RankReport]:
         """Run one node's share of a probe; one report for each of its ranks.
+
+        `files`: what its factory is imported from, where the folder is not to be found here.
 
         Raises SupervisorLost, and ExecutionUnavailable when no supervisor can be started.
         """
@@ -66,6 +69,9 @@ class Supervisor:
                 return interrupted(share, "cancelled")
             process = self._living_process()
             folder = self._scratch_folder()
+            if files is not None:
+                with _or_unavailable("the files of a factory cannot be written"):
+                    share = placed(share, files, folder / "factory")
             self._running = share.request.probe_id
             sent = _send(process, json.dumps({"share": share.model_dump(mode="json"), "folder": str(folder)}))
         try:

@@ -14,6 +14,7 @@ from autotune.errors import BadInput, NotHere
 from autotune.hardware.inventory import Gpu
 from trials.contract.message import nearest
 
+LISTED_BY = "; `autotune gpus` lists those that are"
 BRANDS = re.compile(r"nvidia|geforce|tesla|[^a-z0-9]")
 
 
@@ -42,8 +43,8 @@ def find(name: str) -> Entry:
         aliases = [alias for row in _rows() for alias in row["aliases"]]
         close = get_close_matches(shown.upper(), [*names, *aliases], n=1)
         raise BadInput(
-            f"no GPU called {shown!r} is known{nearest(shown, close or names)}; one that is not in the"
-            " catalogue can be described in an inventory file"
+            f"no GPU called {shown!r} is in the catalogue, though an inventory file can describe one"
+            f"{nearest(shown, close or names, otherwise=LISTED_BY)}"
         )
     return _entry(row)
 

@@ -12,7 +12,7 @@ from autotune.hardware.cpu import NETWORK_GB_PER_S, cpu_device, cpu_group, cpu_m
 from autotune.hardware.inventory import Inventory, NodeGroup
 from autotune.hardware.nvml import LocalGpu, local_gpus
 
-__all__ = ["cpu_memory_bytes", "detect", "local_gpus", "ray_devices"]
+__all__ = ["cpu_memory_bytes", "detect", "local_gpus", "ray_cpu_group", "ray_devices"]
 
 ACCELERATOR_RESOURCE = "accelerator_type:"
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
@@ -59,6 +59,19 @@ def inventory_of_gpus(gpus: Sequence[LocalGpu]) -> Inventory:
 
 def ray_devices(address: str) -> Inventory:
     """The GPUs of a running Ray cluster, or its CPUs where it has none."""
+    return inventory_of_nodes(_ray_nodes(address))
+
+
+def ray_cpu_group(address: str, num_nodes: int, ranks_per_node: int) -> NodeGroup | None:
+    """The CPUs of a running Ray cluster with so many ranks on so many of its nodes; None where it has not
+    so many nodes with a core for each rank.
+
+    Raises ExecutionUnavailable where the cluster does not answer.
+    """
+    return cpu_group_of_nodes(_ray_nodes(address), num_nodes, ranks_per_node)
+
+
+def _ray_nodes(address: str) -> list[Mapping[str, Any]]:
     import ray
 
     ours = not ray.is_initialized()
@@ -66,14 +79,14 @@ def ray_devices(address: str) -> Inventory:
         if ours:
             _check_port(address)
             ray.init(address=address, log_to_driver=False, logging_level="error")
-        nodes = ray.nodes()
+        nodes: list[Mapping[str, Any]] = ray.nodes()
     except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise ExecutionUnavailable(f"no Ray cluster answers at {address}: {reason:.200}") from error
     finally:
         if ours:
             ray.shutdown()
-    return inventory_of_nodes(nodes)
+    return nodes
 
 
 def _check_port(address: str) -> None:
@@ -95,6 +108,17 @@ def inventory_of_nodes(nodes: Sequence[Mapping[str, Any]]) -> Inventory:
     if not groups:
         raise ExecutionUnavailable("the Ray cluster has no node with a GPU or a CPU")
     return Inventory(tuple(sorted(groups, key=_total_memory, reverse=True)))
+
+
+def cpu_group_of_nodes(
+    nodes: Sequence[Mapping[str, Any]], num_nodes: int, ranks_per_node: int
+) -> NodeGroup | None:
+    """Ranks on the nodes of `ray.nodes()` that have cores enough; any of these may get a probe, so each has
+    the memory of the smallest.
+    """
+    ranks = [_ranks(node) for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    enough = [memory_bytes for cores, memory_bytes in ranks if cores >= ranks_per_node]
+    return _cpu_group(ranks_per_node, min(enough), num_nodes) if len(enough) >= num_nodes else None
 
 
 def _gpus(node: Mapping[str, Any]) -> tuple[str, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from autotune.errors import BadInput
 from autotune.hardware import catalog
 from autotune.hardware.cpu import cpu_group
-from autotune.hardware.detect import detect
+from autotune.hardware.detect import detect, ray_cpu_group
 from autotune.hardware.inventory import Inventory, NodeGroup
 from autotune.hardware.inventory_file import MAX_GPUS_PER_NODE, MAX_NODES, READERS, read_inventory
 
@@ -22,8 +22,9 @@ FORMS = (
 def parse_inventory(text: str, ray_address: str | None = None) -> Inventory:
     """Read `auto`, `H100:8`, `2x8xH100-80GB` (nodes × GPUs of a node × GPU), `cpu:2`, or an inventory file.
 
-    `auto` asks the Ray cluster at `ray_address`, else this machine. Raises BadInput naming the nearest GPU
-    or saying which count is wrong.
+    `auto` and `cpu` ask the Ray cluster at `ray_address`, else this machine; a cluster that lacks such nodes
+    is for the executor to refuse. Raises ExecutionUnavailable where the cluster does not answer, and BadInput
+    naming the nearest GPU or saying which count is wrong.
     """
     text = text.strip()
     if text.lower() == "auto":
@@ -39,12 +40,13 @@ def parse_inventory(text: str, ray_address: str | None = None) -> Inventory:
     parts = {"nodes": "1", "gpus": "1"} | match.groupdict()
     num_nodes = _count(parts["nodes"], MAX_NODES, "nodes")
     gpus_per_node = _count(parts["gpus"], MAX_GPUS_PER_NODE, "GPUs per node")
-    return Inventory((_group(parts["name"], num_nodes, gpus_per_node),))
+    return Inventory((_group(parts["name"], num_nodes, gpus_per_node, ray_address),))
 
 
-def _group(name: str, num_nodes: int, gpus_per_node: int) -> NodeGroup:
+def _group(name: str, num_nodes: int, gpus_per_node: int, ray_address: str | None) -> NodeGroup:
     if name.lower() == "cpu":
-        return cpu_group(num_nodes, gpus_per_node)
+        of_ray = ray_address and ray_cpu_group(ray_address, num_nodes, gpus_per_node)
+        return of_ray or cpu_group(num_nodes, gpus_per_node)
     entry = catalog.find(name)
     return NodeGroup(entry.gpu, num_nodes, gpus_per_node, entry.network_gb_per_s)
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from autotune.errors import BadInput
 from autotune.models.families import DERIVED, FAMILIES, Fact, Family, Switch
+from autotune.models.known_keys import covers
+from autotune.models.rope import LAYER_TYPES, covers_rope
 from autotune.models.shape import ModelShape
 
 ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "activation_function")
@@ -16,23 +18,31 @@ ACTIVATIONS = frozenset({
 })
 # fmt: on
 """Those of transformers that have no weights of their own."""
-LAYER_TYPES = ("full_attention", "sliding_attention")
+PER_LAYER = ("layer_types", "no_rope_layers")
+"""Lists with an entry for each layer."""
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
     """Return the shape of a cleaned Hugging Face configuration, or None where no row covers all of it.
 
-    Raises BadInput where its sizes do not go together.
+    Raises BadInput where its sizes do not go together, or a value cannot be what its key says.
     """
     family = FAMILIES.get(config["model_type"])
-    if family is None or not _covered(config, family):
+    if family is None or not covers(config, _own_keys(family)) or not _covered(config, family):
         return None
     given = _read(config, family)
     if given is None:
         return None
     sizes = _derived(given)
     _check(config["model_type"], sizes, family, head_dim_given=given["head_dim"] is not DERIVED)
-    return _shape(config, sizes, family)
+    return _shape(config, sizes, family) if covers_rope(config, sizes["head_dim"]) else None
+
+
+def _own_keys(family: Family) -> frozenset[str]:
+    """The keys that decide the family's sizes and weights, which are checked here."""
+    sizes = [key for name in family.sizes for key in family.spelled.get(name, (name,))]
+    switches = [fact.key for fact in vars(family).values() if isinstance(fact, Switch)]
+    return frozenset({*sizes, *switches, *family.uniform, *ACTIVATION_KEYS, "tie_word_embeddings"})
 
 
 def _covered(config: Mapping[str, Any], family: Family) -> bool:
@@ -58,9 +68,10 @@ def _read(config: Mapping[str, Any], family: Family) -> dict[str, Any] | None:
         if given and not (isinstance(value, int) or (value is None and name in family.nullable)):
             return None
         sizes[name] = value
-    layer_types, padding = config.get("layer_types"), config.get("pad_token_id") or 0
-    if layer_types is not None and len(layer_types) != sizes["num_hidden_layers"]:
+    per_layer = (config[key] for key in PER_LAYER if config.get(key) is not None)
+    if any(len(entries) != sizes["num_hidden_layers"] for entries in per_layer):
         return None
+    padding = config.get("pad_token_id") or 0
     return sizes if -sizes["vocab_size"] <= padding < sizes["vocab_size"] else None
 
 

@@ -40,10 +40,20 @@ def resolve(text: str) -> ResolvedModel:
         return _from_config(_name(path), read_config(path))
     if FACTORY.fullmatch(text):
         return _from_factory(text)
-    guess = text.rsplit("/", 1)[-1].lower()[:80]
-    raise BadInput(
-        f"{text[:200]!r} is no preset{nearest(guess, list(presets.names()))}; a model is a preset's name,"
-        " the path of a config.json or of its folder, or package.module:factory"
+    raise BadInput(_what_is_wrong(text))
+
+
+def _what_is_wrong(text: str) -> str:
+    if text.endswith(".json"):
+        return f"no such file: {text[:200]!r}"
+    guess, known = text.rpartition("/")[2].lower()[:80], list(presets.names())
+    if "/" in text:
+        near = nearest(guess, known, otherwise="; of a model on the Hub, its config.json is needed here")
+        return f"no such file or folder: {text[:200]!r}{near}"
+    near = nearest(guess, known, otherwise="; `autotune models` lists the presets")
+    return (
+        f"{text[:200]!r} is no preset, nor the path of a config.json or of its folder, nor"
+        f" package.module:factory{near}"
     )
 
 

@@ -25,15 +25,17 @@ from execution.watching import (
     training,
     tree_of,
 )
-from probes import probe
+from probes import FACTORIES, factory_model, probe
 
 from autotune.errors import ExecutionUnavailable, NotHere
 from autotune.execution.executor import Executor, Layout
 from autotune.execution.ray import RayExecutor
+from autotune.execution.shipping import Files, python_files
 from autotune.execution.supervisor import CLOSED
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import Outcome
 
+SEND = "autotune.execution.ray.python_files"
 TWO_NODES = Layout("cpu", num_nodes=2, ranks_per_node=1, num_slots=1)
 
 
@@ -78,6 +80,28 @@ class TestTwoNodes:
         assert (result.outcome, result.reason) == (Outcome.MEASURED, None)
         assert len(result.memory) == 2
 
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_a_factory_that_only_the_driver_has_travels(
+        self, executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool
+    ) -> None:
+        folder = tmp_path / "only-here"
+        package = folder / "mine" if nested else folder
+        shutil.copytree(FACTORIES, package)
+        monkeypatch.setattr(SEND, sent_and_gone)
+        model = factory_model("mine.tiny:build" if nested else "tiny:build", folder)
+        result = executor.submit(probe(model, num_nodes=2)).result(PATIENCE_S)
+        assert (result.outcome, result.reason) == (Outcome.MEASURED, None)
+        assert not folder.exists()
+
+    def test_a_factory_that_no_worker_has_and_nobody_can_send_is_a_sentence(
+        self, executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(SEND, lambda here: None)
+        missing = tmp_path / "nowhere"
+        future = executor.submit(probe(factory_model("tiny:build", missing), num_nodes=2))
+        with pytest.raises(ExecutionUnavailable, match=f"has no folder {missing} to import the factory from"):
+            future.result(PATIENCE_S)
+
     def test_each_rank_is_on_a_node_of_its_own(self, running: tuple["Future[ProbeResult]", Tree]) -> None:
         _, tree = running
         assert len(tree.supervisors) == 2
@@ -107,6 +131,13 @@ class TestTwoNodes:
         eventually(lambda: not any(folder.exists() for folder in tree.folders))
         assert executor.submit(probe(num_nodes=2)).result(PATIENCE_S).outcome == Outcome.MEASURED
         assert capfd.readouterr().out == ""
+
+
+def sent_and_gone(folder: Path) -> Files | None:
+    """Read the files to send, and make the folder one that no worker can see."""
+    files = python_files(folder)
+    shutil.rmtree(folder)
+    return files
 
 
 def node_of(supervisor: psutil.Process) -> psutil.Process:

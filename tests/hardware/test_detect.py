@@ -8,7 +8,16 @@ import pytest
 
 from autotune.errors import BadInput, ExecutionUnavailable
 from autotune.hardware.catalog import find
-from autotune.hardware.detect import detect, inventory_of_gpus, inventory_of_nodes, local_gpus, ray_devices
+from autotune.hardware.cpu import cpu_memory_bytes
+from autotune.hardware.detect import (
+    cpu_group_of_nodes,
+    detect,
+    inventory_of_gpus,
+    inventory_of_nodes,
+    local_gpus,
+    ray_devices,
+)
+from autotune.hardware.parse import parse_inventory
 
 GIB, MIB = 2**30, 2**20
 
@@ -304,6 +313,20 @@ def test_a_cluster_without_gpus_trains_on_its_cpus():
     assert group.gpu.memory_bytes == 2 * GIB
 
 
+def test_ranks_on_the_cpus_of_a_cluster_share_the_memory_of_the_smallest_node_that_has_cores_enough():
+    nodes = [
+        node(memory=12 * GIB, object_store_memory=4 * GIB),
+        node(memory=28 * GIB, object_store_memory=4 * GIB),
+        node(memory=GIB, object_store_memory=GIB, CPU=1.0),
+        node(memory=GIB, object_store_memory=GIB, alive=False),
+    ]
+    group = cpu_group_of_nodes(nodes, 2, 4)
+    assert (group.gpu.kind, group.num_nodes, group.gpus_per_node) == ("cpu", 2, 4)
+    assert (group.host_memory_bytes, group.gpu.memory_bytes) == (16 * GIB, 4 * GIB)
+    assert cpu_group_of_nodes(nodes, 3, 1).gpu.memory_bytes == 2 * GIB
+    assert cpu_group_of_nodes(nodes, 3, 2) is None
+
+
 def test_gpus_that_the_cluster_does_not_name():
     with pytest.raises(BadInput, match="calls its GPUs 'G', which the catalogue does not know"):
         inventory_of_nodes([node(GPU=2.0, accelerator_type__G=1.0)])
@@ -322,13 +345,17 @@ def test_a_real_ray_cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    small = {"object_store_memory": 80 * MIB, "include_dashboard": False}
+    small = {"memory": GIB, "object_store_memory": 80 * MIB, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, **small})
     try:
         cluster.add_node(num_cpus=1, num_gpus=2, resources={"accelerator_type:H100": 1}, **small)
         inventory = detect(cluster.address)
         assert not ray.is_initialized(), "the connection was ours and is closed"
         assert [(group.gpu.name, group.world_size) for group in inventory.groups] == [("H100-80GB", 2)]
+        group = parse_inventory("cpu:1", cluster.address).group
+        assert group.gpu.memory_bytes == GIB, "what the nodes have, not this machine"
+        many = parse_inventory("3x1xcpu", cluster.address).group
+        assert many.gpu.memory_bytes == cpu_memory_bytes(), "for the executor to refuse"
     finally:
         cluster.shutdown()
 

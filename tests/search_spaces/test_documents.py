@@ -23,7 +23,8 @@ LAUGHS = b"a: &a [x, x]\nb: &b [*a, *a]\n"
         (b"a: [1, 2", "not readable as YAML"),
         (b"? [a, b]\n: c", "a key must be a name"),
         (b"a: !!python/object/apply:os.getcwd []", "not readable as YAML"),
-        (b"a: 2024-99-99", "plain values"),
+        (b"a: !!timestamp 2020-01-01", "not readable as YAML"),
+        (b"a: !!binary aGVsbG8=", "not readable as YAML"),
         (b"a: " + b"[" * 5000, "nested too deeply"),
         (b"\xff\xfe\xff", "plain values"),
     ],
@@ -31,6 +32,13 @@ LAUGHS = b"a: &a [x, x]\nb: &b [*a, *a]\n"
 def test_what_is_wrong_is_said(text, says):
     with pytest.raises(ContractError, match=says):
         parse_yaml(text)
+
+
+def test_a_date_is_a_word():
+    assert parse_yaml("a: 2020-01-01\nb: [2024-99-99, 1, 1.5, true, null]") == {
+        "a": "2020-01-01",
+        "b": ["2024-99-99", 1, 1.5, True, None],
+    }
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))

@@ -75,6 +75,12 @@ def test_a_file_is_called_after_itself_and_may_be_small(tmp_path):
     [
         ("dimensions: {precison: bf16}", "did you mean 'precision'"),
         ("dimensions: {precision: [bf16, fp61]}", "did you mean 'fp16'"),
+        (
+            "dimensions: {precision: [2020-01-01]}",
+            "precision: '2020-01-01' is not a value of it; known are fp32",
+        ),
+        ("dimensions: {sequence_length: 2020-01-01}", "a whole number is needed, not '2020-01-01'"),
+        ("dimensions: {sequence_length: null}", "a whole number is needed, not null"),
         ("dimension: {precision: bf16}", "did you mean 'dimensions'"),
         ("dimensions: [precision]", "mapping"),
         ("name: x", "dimensions"),

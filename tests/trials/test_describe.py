@@ -133,7 +133,13 @@ def test_layers_in_a_sequential_with_experts_inside(factory):
         (
             "raises",
             "def build(): raise RuntimeError('out of\\ncoffee')",
-            "failed: RuntimeError: out of coffee",
+            "factory raises:build raised RuntimeError: out of coffee",
+        ),
+        ("exits", "def build(): raise SystemExit(3)", "factory exits:build raised SystemExit: 3"),
+        (
+            "leaves",
+            "raise SystemExit('no thanks')",
+            "cannot import factory leaves:build: SystemExit: no thanks",
         ),
         ("broken", "import no_such_package", "cannot import factory broken:build: ModuleNotFoundError"),
         ("lacks", "", "cannot import factory lacks:build: AttributeError"),

@@ -11,7 +11,7 @@ from probes import TINY, factory_model, probe
 
 from trials.contract.config import TrainingConfig, choices
 from trials.contract.constants import EngineConstants, engine_constants
-from trials.contract.message import SHOWN_CHARACTERS, ContractError, Message
+from trials.contract.message import SHOWN_CHARACTERS, ContractError, Message, nearest, shown
 from trials.contract.messages import (
     Estimate,
     MeasurementPlan,
@@ -158,7 +158,7 @@ def test_messages_do_not_change() -> None:
         (
             TrainingConfig,
             {"sequence_length": None},
-            "sequence_length: input should be a valid integer, not None",
+            "sequence_length: input should be a valid integer, not null",
         ),
         (ProbeRequest, REQUEST | {"deadline_s": 0}, "deadline_s: input should be greater than 0, not 0"),
         (
@@ -192,7 +192,7 @@ def test_messages_do_not_change() -> None:
         # What is missing, and what is something else altogether.
         (ProbeRequest, {"model": {"name": "x", "factory": "a:b"}}, "probe_id: field required"),
         (ProbeRequest, [1, 2], "input should be a valid dictionary or instance of ProbeRequest, not [1, 2]"),
-        (ProbeRequest, "null", "input should be a valid dictionary or instance of ProbeRequest, not None"),
+        (ProbeRequest, "null", "input should be a valid dictionary or instance of ProbeRequest, not null"),
         (ProbeRequest, "", "not JSON: "),
         (ProbeRequest, '{"probe_id": "p"', "not JSON: "),
         (ProbeRequest, b"\xff\xfe\x00", "not JSON: "),
@@ -258,3 +258,15 @@ def test_a_bucket_is_at_most_deepspeeds_own_and_never_tiny(num_parameters: int) 
 def test_a_nodes_share_are_ranks_in_a_row(num_nodes: int, node: int, ranks: range) -> None:
     request = probe(world_size=4, num_nodes=num_nodes)
     assert NodeShare(request=request, node_rank=node, rendezvous_port=1).ranks == ranks
+
+
+def test_a_long_list_of_known_words_does_not_swamp_the_sentence() -> None:
+    assert nearest("zzz", ["a", "b"]) == "; known are a, b"
+    many = [f"word-{number}" for number in range(40)]
+    assert nearest("zzz", many).endswith("word-11 and 28 more")
+    assert nearest("zzz", many, otherwise="; look them up") == "; look them up"
+    assert nearest("wird-7", many, otherwise="; look them up") == "; did you mean 'word-7'?"
+
+
+def test_what_was_put_in_is_quoted_as_json_has_it() -> None:
+    assert [shown(value) for value in (None, True, False, 1, "a")] == ["null", "true", "false", "1", "'a'"]

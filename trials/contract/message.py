@@ -9,23 +9,33 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 SHOWN_CHARACTERS = 80
 """How much of what was put in a sentence quotes."""
+LISTED = 12
+"""How many known words a sentence lists."""
+WORDS = {None: "null", True: "true", False: "false"}
+"""As JSON and YAML write them."""
 
 
 class ContractError(ValueError):
     """A message that does not say what it must; the text is one plain sentence."""
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return "; did you mean 'x'?" for the closest of `known`, or the list when nothing is close."""
+def nearest(word: str, known: list[str], otherwise: str | None = None) -> str:
+    """Return the end of a sentence: "; did you mean 'x'?" for the closest of `known`.
+
+    When nothing is close, `otherwise`, or the first of those that are known.
+    """
     close = difflib.get_close_matches(word[:SHOWN_CHARACTERS], known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(known)}"
+    if otherwise is not None:
+        return otherwise
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"; known are {', '.join(known[:LISTED])}{more}"
 
 
 def shown(value: object) -> str:
     """What was put in, as it may stand in a sentence."""
-    text = repr(value)
+    text = WORDS[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 

@@ -1,0 +1,41 @@
+"""What a request stands for: the parts that nobody said."""
+
+from pathlib import Path
+
+import pytest
+
+from autotune.errors import NothingFits
+from autotune.request import TuneRequest, specify
+from autotune.search.problem import work_out
+
+
+@pytest.mark.parametrize("space", [None, "fsdp", "zero"])
+def test_a_length_that_nobody_asked_for_gives_way_to_the_models_positions(space: str | None) -> None:
+    spec = specify(TuneRequest(model="gpt2", gpus="H100:2", space=space))
+    assert spec.space["dimensions"]["sequence_length"] == [1024]
+    (note,) = spec.notes
+    assert note.startswith("sequence_length is at most 1024, the positions of the model, not 2048")
+    assert set(work_out(spec).candidates.columns.distinct("sequence_length")) == {1024}
+
+
+def test_so_does_the_default_that_a_file_leaves_open(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "gpt2", "n_positions": 64}')
+    file = tmp_path / "mine.yaml"
+    file.write_text("dimensions: {micro_batch_size: [1, 2]}")
+    spec = specify(TuneRequest(model=str(config), gpus="H100:1", space=str(file)))
+    assert spec.space["dimensions"]["sequence_length"] == [64]
+
+
+def test_a_length_that_fits_stays_and_nothing_is_noted() -> None:
+    assert specify(TuneRequest(model="llama-20m", gpus="H100:1")).notes == ()
+    spec = specify(TuneRequest(model="gpt2", gpus="cpu:1"))
+    assert spec.space["dimensions"]["sequence_length"] == [256]
+
+
+def test_a_length_that_was_asked_for_is_an_error_that_names_the_longest(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("dimensions: {sequence_length: 2048}")
+    for asked in ({"settings": {"sequence_length": (2048,)}}, {"space": str(file)}):
+        with pytest.raises(NothingFits, match="--set sequence_length=1024"):
+            work_out(specify(TuneRequest(model="gpt2", gpus="H100:1", **asked)))  # type: ignore[arg-type]
