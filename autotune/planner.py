@@ -15,12 +15,11 @@ from autotune.hardware.sizes import format_bytes
 from autotune.models.resolve import ResolvedModel, resolve
 from autotune.models.traced import trace
 from autotune.report.plan import Explanation, Plan, PlanRow, Rejected
-from autotune.request import ceiling_bytes, default_spaces
+from autotune.request import ceiling_bytes, default_spaces, space_for
 from autotune.search.facts import facts_of
 from search_spaces.columns import Columns, Value
 from search_spaces.constraints import Facts, Rejection, accumulation_steps, why_illegal
 from search_spaces.dimensions import DERIVED
-from search_spaces.space import SearchSpace
 from trials.contract.capabilities import why_unprobed
 from trials.contract.config import TrainingConfig
 from trials.contract.message import ContractError
@@ -74,6 +73,7 @@ class _Planned:
     columns: Columns
     forecast: Forecast
     rejected: tuple[Rejection, ...]
+    notes: tuple[str, ...]
 
     @property
     def usable_bytes(self) -> int:
@@ -199,7 +199,7 @@ def explain(request: PlanRequest, given: Mapping[str, Value]) -> Explanation:
 
 def _plan_group(request: PlanRequest, model: ResolvedModel, group: NodeGroup, name: str) -> _Planned:
     try:
-        space = SearchSpace.load(name).narrowed(request.settings)
+        space, notes = space_for(name, request.settings, model.shape)
         world_size = space.world_size or group.world_size
         if world_size > group.world_size:
             raise BadInput(
@@ -223,6 +223,7 @@ def _plan_group(request: PlanRequest, model: ResolvedModel, group: NodeGroup, na
         columns=enumeration.columns,
         forecast=predicted,
         rejected=enumeration.rejected,
+        notes=notes,
     )
 
 
@@ -243,7 +244,7 @@ def _answer(
     first = planned[0]
     best = [row for one in planned for row in one.best(request.top)]
     best.sort(key=lambda row: -row.tokens_per_second)
-    notes = list(model.notes)
+    notes = [*model.notes, *planned[0].notes]
     if len(tried) > 1:
         notes.append(f"nothing of the space {' and '.join(tried[:-1])} fits, so this is of {tried[-1]}")
     nearest = None if best else min((one.leanest() for one in planned), key=_device_bytes)

@@ -19,8 +19,6 @@ from trials.contract.message import ContractError
 UNNAMED = "unnamed"
 """Until the database gives a job its name."""
 LENGTH = "sequence_length"
-DEFAULT_SPACE: Mapping[str, str] = {"cpu": "cpu", "cuda": "fsdp"}
-"""Device kind → space, where the user names none and there are several devices."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ def specify(request: TuneRequest) -> JobSpec:
     inventory = parse_inventory(request.gpus, cluster)
     group = inventory.group
     try:
-        space, shortened = _space(request, group, model.shape)
+        name = request.space or default_spaces(group)[0]
+        space, shortened = space_for(name, request.settings, model.shape)
         return JobSpec.parse(
             {
                 "name": request.name or UNNAMED,
@@ -104,11 +103,15 @@ def _notes(group: NodeGroup, ray_address: str | None) -> Iterator[str]:
         )
 
 
-def _space(request: TuneRequest, group: NodeGroup, shape: ModelShape) -> tuple[SearchSpace, tuple[str, ...]]:
-    """The space, and what was changed in it: a length that nobody asked for gives way to the model's."""
-    name = request.space or _default_space(group)
-    space = SearchSpace.load(name).narrowed(request.settings)
-    asked_for = LENGTH in request.settings or (name not in SearchSpace.names() and LENGTH in space.dimensions)
+def space_for(
+    name: str, settings: Mapping[str, Sequence[Value]], shape: ModelShape
+) -> tuple[SearchSpace, tuple[str, ...]]:
+    """The space, and what was changed in it: a length that nobody asked for gives way to the model's.
+
+    Raises ContractError.
+    """
+    space = SearchSpace.load(name).narrowed(settings)
+    asked_for = LENGTH in settings or (name not in SearchSpace.names() and LENGTH in space.dimensions)
     longest = shape.max_positions
     usual = space.dimensions.get(LENGTH, (TrainingConfig().sequence_length,))
     if asked_for or longest is None or all(int(length) <= longest for length in usual):
@@ -120,14 +123,8 @@ def _space(request: TuneRequest, group: NodeGroup, shape: ModelShape) -> tuple[S
     return space.narrowed({LENGTH: lengths}), (note,)
 
 
-def _default_space(group: NodeGroup) -> str:
-    if group.gpu.kind == "cuda" and group.world_size == 1:
-        return "single_gpu"
-    return DEFAULT_SPACE[group.gpu.kind]
-
-
 def default_spaces(group: NodeGroup) -> tuple[str, ...]:
-    """What a plan looks at in turn where the user names no space: full training first, LoRA last."""
+    """The spaces where the user names none: the first to search, all for a plan to look at in turn."""
     if group.gpu.kind == "cpu":
         return ("cpu",)
     if group.world_size == 1:
