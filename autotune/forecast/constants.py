@@ -34,8 +34,6 @@ class ForecastConstants:
     """The same where the logits are fp32 already. Traced."""
     loss_backward_bytes: float = 12
     """Log-softmax and two gradients, in fp32. Traced."""
-    softcap_bytes: float = 2
-    """More of both, where the logits pass through a softcap (Gemma 2). Traced."""
     parallel_loss: float = 16 / 12
     """Times more of both with `loss_parallel` of DTensor: 16 bytes in its backward instead of 12. Traced."""
     loss_chunks: int = 8

@@ -80,6 +80,8 @@ class Style:
     """Tensors of feed-forward width that are kept: gate, its activation, up, their product."""
     gradient_copies: int = 2
     """Gradients of feed-forward width at their most, less what is given back: of the product's factors."""
+    recomputed_copies: int = 0
+    """Tensors of feed-forward width that a recomputed forward holds to its end, beside what is kept."""
     router_copies: int = 4
     """Indices of 8 bytes kept for each expert that serves a token: chosen, sorted, its token, its place."""
     routes_in_fp32: bool = False
@@ -97,6 +99,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
             norm="wide_rms",
             softmax="with_sinks",
             activation_copies=7,  # clamped twice, and gated by a sigmoid
+            recomputed_copies=1,
             router_copies=5,
             softmax_over_chosen=True,
         ),
@@ -313,8 +316,11 @@ def norm_after_backward(shape: ModelShape, mode: int) -> Kept:
 
 def routing_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while what the experts returned is weighted: of the result, and of both factors."""
-    returned = 3 * STREAM[mode] * shape.experts_per_token * (shape.num_experts > 1)
-    return Kept(0, (STREAM[mode] + returned) * shape.hidden_size)
+    if shape.num_experts == 1:
+        return Kept(0, 0)
+    held = style_of(shape).recomputed_copies * shape.intermediate_size
+    per_expert = 3 * shape.hidden_size + held
+    return Kept(0, STREAM[mode] * (shape.hidden_size + shape.experts_per_token * per_expert))
 
 
 def experts_backward(shape: ModelShape, mode: int) -> Kept:

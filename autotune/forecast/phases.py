@@ -150,7 +150,8 @@ def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
     pieces = np.where(case.has("loss", "chunked"), constants.loss_chunks, 1)
     parallel = np.where(case.tensor > 1, constants.parallel_loss / case.tensor, 1.0)
     entries = stage.has_loss * case.tokens * case.shape.vocab_size / pieces * parallel
-    softcap = constants.softcap_bytes if case.shape.model_type == "gemma2" else 0.0
+    # A softcap of the logits keeps the tanh of each, in their format.
+    softcap = case.bytes.compute * (case.shape.model_type == "gemma2")
     forward = np.where(case.mode == SINGLE, constants.loss_forward_fp32_bytes, constants.loss_forward_bytes)
     return (forward + softcap) * entries, (constants.loss_backward_bytes + softcap) * entries
 
