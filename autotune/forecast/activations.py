@@ -1,18 +1,22 @@
 """Bytes of activations: what a layer holds for its backward, and what its backward needs beside."""
 
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from autotune.forecast import layers
 from autotune.forecast.case import Case
-from autotune.forecast.formats import AUTOCAST, HALF, SINGLE, Floats
+from autotune.forecast.formats import AUTOCAST, HALF, SINGLE, Floats, Indices
 from autotune.forecast.layers import Kept
 from autotune.models.shape import ModelShape
 from search_spaces.columns import Mask
 
 MODES = (HALF, SINGLE, AUTOCAST)
+ONE_TERM = np.zeros(1, dtype=np.intp)
+
+Term = Callable[[ModelShape, int], Kept]
+"""Shape and mode → bytes per token of one layer."""
 
 
 @dataclass(frozen=True)
@@ -46,39 +50,38 @@ class Activations:
 
 def activations(case: Case) -> Activations:
     """The activation bytes of every row."""
-    eager, compiled = case.has("attention", "eager"), case.has("compile", True)
-    whole = np.where(eager, _bytes(case, _layer_written_out), _bytes(case, _layer))
-    if compiled.any():
-        whole = np.where(compiled & ~eager, _bytes(case, layers.compiled), whole)
-    masked = _masked(case) & ~eager
-    share = np.where(case.checkpoints, 1.0, case.shape.windowed_layers / case.shape.num_layers)
-    whole = whole + masked * share * _bytes(case, layers.masked)
-    kept = case.looked_up("activation_checkpointing", {"none": 0, "selective": 1, "full": 2})
-    selective = np.where(eager, _bytes(case, layers.selective_written_out), _bytes(case, layers.selective))
-    if compiled.any():
-        selective = np.where(compiled, _bytes(case, layers.selective_compiled), selective)
-    saved = np.where(kept == 0, whole, np.where(kept == 1, selective, _bytes(case, layers.input_alone)))
-    already = _bytes(case, layers.not_recomputed), _bytes(case, layers.not_held_twice)
+    eager, compiled = 1 * case.has("attention", "eager"), 1 * case.has("compile", True)
+    checkpointing = case.looked_up("activation_checkpointing", {"none": 0, "selective": 1, "full": 2}).astype(
+        np.intp
+    )
+    whole = _bytes(case, (_layer, _layer_written_out, layers.compiled), np.where(eager, 1, 2 * compiled))
+    masked = _masked(case) & (eager == 0)
+    if masked.any():
+        share = np.where(case.checkpoints, 1.0, case.shape.windowed_layers / case.shape.num_layers)
+        whole = whole + masked * share * _bytes(case, (layers.masked,))
+    kept = _bytes(
+        case,
+        (layers.selective, layers.selective_written_out, layers.selective_compiled, layers.input_alone),
+        np.where(checkpointing == 2, 3, np.where(eager, 1, 2 * compiled)),
+    )
+    already = _bytes(case, (layers.nothing, layers.not_recomputed, layers.not_held_twice), checkpointing)
+    written_out = (layers.nothing, layers.scores_backward)
     return Activations(
-        saved=saved,
-        recomputed=np.where(kept == 0, 0.0, whole - np.where(kept == 1, *already)),
+        saved=np.where(case.checkpoints, kept, whole),
+        recomputed=case.checkpoints * (whole - already),
         touched=whole,
-        product=_bytes(case, layers.product_backward),
-        down=_bytes(case, layers.down_backward),
-        experts=_bytes(case, layers.experts_backward),
-        other=np.maximum.reduce(
-            [
-                _bytes(case, layers.norm_after_backward),
-                _bytes(case, layers.routing_backward),
-                np.where(eager, _bytes(case, layers.scores_backward), 0.0),
-            ]
+        product=_bytes(case, (layers.product_backward,)),
+        down=_bytes(case, (layers.down_backward,)),
+        experts=_bytes(case, (layers.experts_backward,)),
+        other=np.maximum(
+            np.maximum(_bytes(case, (layers.norm_after_backward,)), _bytes(case, (layers.routing_backward,))),
+            _bytes(case, written_out, eager),
         ),
-        in_forward=eager
-        * (_bytes(case, layers.attention_without_scores) + _bytes(case, layers.scores_forward)),
-        masks=np.where(eager, _bytes(case, layers.masks), masked * case.sequence**2),
-        stream=_bytes(case, layers.input_alone),
-        final_norm=_bytes(case, layers.final_norm),
-        head=_bytes(case, layers.final_norm_backward),
+        in_forward=_bytes(case, (layers.nothing, _attention_forward), eager),
+        masks=_bytes(case, (layers.nothing, layers.masks), eager) + masked * case.sequence**2,
+        stream=_bytes(case, (layers.input_alone,)),
+        final_norm=_bytes(case, (layers.final_norm,)),
+        head=_bytes(case, (layers.final_norm_backward,)),
     )
 
 
@@ -96,13 +99,22 @@ def _layer_written_out(shape: ModelShape, mode: int) -> Kept:
     return layers.attention_written_out(shape, mode) + layers.feed_forward(shape, mode)
 
 
-def _bytes(case: Case, term: Callable[[ModelShape, int], Kept]) -> Floats:
-    """A term of one layer, in each row's mode and for its tokens.
+def _attention_forward(shape: ModelShape, mode: int) -> Kept:
+    return layers.attention_without_scores(shape, mode) + layers.scores_forward(shape, mode)
+
+
+def _bytes(case: Case, terms: Sequence[Term], which: Indices = ONE_TERM) -> Floats:
+    """The term of one layer that `which` picks for each row, in the row's mode and for its tokens.
 
     With sequence parallelism tensor-parallel ranks divide the residual stream as well, and gather it for the
     matmuls (Korthikanti et al. 2022).
     """
-    of_mode = np.array([astuple(term(case.shape, mode)) for mode in MODES])
-    gathered, split, per_key = of_mode[case.mode].T
-    bytes_: Floats = (gathered + (split + per_key * case.sequence) / case.tensor) * case.tokens
+    table = np.array([term(case.shape, mode).per_token for term in terms for mode in MODES])
+    if not table.any():
+        return np.zeros(1)
+    row = which * len(MODES) + case.mode
+    gathered, split, per_key = (column[row] for column in np.ascontiguousarray(table.T))
+    if table[:, 2].any():
+        split = split + per_key * case.sequence
+    bytes_: Floats = (gathered + split / case.tensor) * case.tokens
     return bytes_

@@ -1,7 +1,8 @@
 """`forecast`: memory, step time and MFU of many configurations at once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,10 @@ from trials.contract.config import TrainingConfig
 from trials.contract.messages import StepPhase
 
 Bytes = NDArray[np.int64]
+
+CHUNK_ROWS = 16_384
+"""Rows forecast at a time: columns that stay in a core's cache are several times as fast as those that do
+not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +77,41 @@ def forecast(
     `constants` are those of the device kind unless calibrated ones are given. Raises BadInput where the
     device states no rate for a precision that occurs.
     """
-    case = Case(shape, group, world_size, columns, constants or CONSTANTS[group.gpu.kind])
-    rows = len(columns)
+    constants = constants or CONSTANTS[group.gpu.kind]
+    if len(columns) <= CHUNK_ROWS:
+        return _forecast(Case(shape, group, world_size, columns, constants))
+    starts = range(0, len(columns), CHUNK_ROWS)
+    return _joined(
+        [
+            _forecast(Case(shape, group, world_size, columns.between(start, start + CHUNK_ROWS), constants))
+            for start in starts
+        ]
+    )
+
+
+def _joined(chunks: Sequence[Forecast]) -> Forecast:
+    def join(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(list(arrays))
+
+    mfu = [chunk.mfu for chunk in chunks if chunk.mfu is not None]
+    return Forecast(
+        parts={name: join(chunk.parts[name] for chunk in chunks) for name in chunks[0].parts},
+        peak_bytes=join(chunk.peak_bytes for chunk in chunks),
+        reserved_bytes=join(chunk.reserved_bytes for chunk in chunks),
+        step_s=join(chunk.step_s for chunk in chunks),
+        tokens_per_second=join(chunk.tokens_per_second for chunk in chunks),
+        mfu=join(mfu) if mfu else None,
+    )
+
+
+def _forecast(case: Case) -> Forecast:
+    rows = len(case.columns)
     acts = activations(case)
     held = memory(case, acts)
     step_s = step_time(case, acts).total
     tokens = case.micro_batch * case.accumulation * case.replicas * case.sequence
     tokens_per_second = tokens / step_s
-    mfu = model_flops_per_token(case) * tokens_per_second / (world_size * case.peak_flops)
+    mfu = model_flops_per_token(case) * tokens_per_second / (case.world_size * case.peak_flops)
 
     def whole(array: Floats) -> Bytes:
         return np.broadcast_to(array.astype(np.int64), rows)

@@ -138,8 +138,16 @@ class Kept:
     per_key: float = 0.0
     """More, divided likewise, for each token of the sequence: scores of attention that are written out."""
 
+    @property
+    def per_token(self) -> tuple[float, float, float]:
+        return self.gathered, self.split, self.per_key
+
     def __add__(self, other: "Kept") -> "Kept":
         return Kept(self.gathered + other.gathered, self.split + other.split, self.per_key + other.per_key)
+
+
+def nothing(shape: ModelShape, mode: int) -> Kept:
+    return Kept(0, 0)
 
 
 def norm(shape: ModelShape, mode: int, readers: int) -> Kept:
