@@ -85,7 +85,7 @@ def test_crashes_are_tried_three_times_and_then_count(url):
     with service_with(url, script) as service:
         service.tune(request, ignore)
         outcomes = [row.outcome for row in service.trials("job") if row.config == bad]
-    assert outcomes == [Outcome.CRASHED, Outcome.CRASHED, Outcome.TIMED_OUT]
+    assert outcomes == [Outcome.CRASHED] * 3
 
 
 def test_interrupted_probes_cost_no_trial(url):

@@ -6,7 +6,8 @@ from autotune.hardware.sizes import format_bytes
 from autotune.search.confirmation import ROUNDS
 from autotune.search.events import Event, JobStarted, ProbeEnded, Standing
 from autotune.search.history import TrialRecord
-from autotune.terminal.words import describe, figure, opening, over_baseline, spoken, trials
+from autotune.search.stopping import counted
+from autotune.terminal.words import describe, figure, opening, over_baseline, spoken
 
 
 class PlainProgress:
@@ -25,7 +26,7 @@ class PlainProgress:
         elif isinstance(event, Standing) and event.best is not None and event.best != self._best:
             self._best = event.best
             over = over_baseline(event.best, event.baseline)
-            self._print(f"  best so far{over}; {trials(event.trials_left)} left")
+            self._print(f"  best so far{over}; {counted(event.trials_left, 'trial')} left")
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
