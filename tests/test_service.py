@@ -267,6 +267,13 @@ def test_exports_come_from_the_recommendation(url, tmp_path):
     assert "micro_batch_size" in json.dumps(training)
 
 
+def test_only_the_exports_that_take_the_winner_are_offered(url):
+    settings = {**REQUEST.settings, "sharding": ("zero2",)}
+    with service_with(url, FakeExecutor()) as service:
+        answer = service.tune(TuneRequest(**{**vars(REQUEST), "settings": settings}), ignore)
+        assert service.export_formats(answer) == ["deepspeed", "torchrun"]
+
+
 def test_the_same_on_postgresql(fresh_postgresql_url):
     with service_with(fresh_postgresql_url, FakeExecutor()) as service:
         assert service.tune(REQUEST, ignore).recommendation.evidence == "confirmed"

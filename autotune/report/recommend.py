@@ -77,10 +77,11 @@ def why_nothing(facts: Facts, candidates: Candidates) -> NothingFits | NothingMe
             f"nothing that was probed fits under {ceiling} ({counts}): a ceiling of {in_words(needed_bytes)} "
             f"may do; {ways_out(needed_bytes, device_bytes)}"
         )
-    confirmations = [r for c in facts.contenders for repeat, r in c.results.items() if repeat > 0]
-    causes = [facts.job.reason, *(each.reason for each in (*facts.trials, *confirmations) if each.reason)]
+    causes = [facts.job.reason]
+    causes += [trial.reason for trial in facts.trials]
+    causes += [r.reason for c in facts.contenders for repeat, r in c.results.items() if repeat > 0]
     return NothingMeasured(
-        f"nothing could be measured ({counts or 'no probe ran'}): {causes[-1]}; "
+        f"nothing could be measured ({counts or 'no probe ran'}): {[*filter(None, causes)][-1]}; "
         f"`autotune trials {facts.job.name}` has the reason of each"
     )
 
