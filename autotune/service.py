@@ -100,12 +100,12 @@ class Service:
         then no database is created.
         """
         # A cluster that somebody named and that is not there is a wrong name.
-        with _as_bad_input(*((ExecutionUnavailable,) if request.ray_address else ())):
+        faults = (ExecutionUnavailable,) if request.ray_address else ()
+        with _as_bad_input(*faults):
             spec = specify(request)
             problem = work_out(spec, request.settings.keys())
             require_sampler(spec.sampler)
-            if spec.name != UNNAMED:
-                self._require_free(spec.name)
+            self._require_free(spec.name)
             executor = self._executor(problem)
         with executor:
             job = self._create(problem.spec)
@@ -191,7 +191,7 @@ class Service:
         """Raise NameInUse where a job, or a study that is somebody else's, has that name now."""
         if any(job.name == name for job in self.jobs()):
             raise name_in_use(name)
-        if may_exist(self._url) and name in self._studies():
+        if name != UNNAMED and may_exist(self._url) and name in self._studies():
             raise NameInUse(
                 f"the database has an Optuna study named {name!r} that is no job of autotune's; choose "
                 "another name"

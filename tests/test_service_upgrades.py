@@ -13,7 +13,8 @@ from autotune.search import candidates
 from autotune.search.events import ProbeEnded
 from trials.contract.outcome import Outcome
 
-NOTHING_FITS, FEWER_FIT = 1000.0, 1.5
+NOTHING_FITS, FEWER_FIT = 1000.0, 3.0
+"""Under the second no candidate is left that is not sharded, under 1500 MiB."""
 
 
 @pytest.fixture
@@ -96,11 +97,14 @@ def test_the_baseline_is_the_one_that_was_chosen_first(url, upgrade):
         assert service.job("job").spec.baseline is None
 
 
-def test_a_study_keeps_its_distributions(url, upgrade):
-    upgrade(FEWER_FIT)
+@pytest.mark.parametrize(("first", "then"), [(1, FEWER_FIT), (FEWER_FIT, 1)])
+def test_a_study_keeps_its_distributions(url, upgrade, first, then):
+    upgrade(first)
     started(url, changed(ceiling="1500MiB"))
-    upgrade(1)
+    upgrade(then)
     with service_with(url, FakeExecutor()) as service:
         service.run("job", ignore)
-    study = optuna.load_study(study_name="job", storage=url)
-    assert len({str(sorted(trial.distributions.items())) for trial in study.trials}) == 1
+    trials = optuna.load_study(study_name="job", storage=url).trials
+    assert len(trials) > 3
+    assert len({str(sorted(trial.distributions.items())) for trial in trials}) == 1
+    assert ("sharding + offload" in trials[-1].distributions) == (first == 1)

@@ -8,6 +8,7 @@ from autotune.search.events import Event, JobStarted, ProbeEnded, Standing
 from autotune.search.history import TrialRecord
 from autotune.search.stopping import counted
 from autotune.terminal.words import describe, figure, opening, over_baseline, spoken
+from trials.contract.outcome import VERDICTS
 
 
 class PlainProgress:
@@ -36,7 +37,7 @@ def _line(event: ProbeEnded) -> str:
     repeat = f", confirmation {event.repeat} of {ROUNDS}" if event.repeat else ""
     speed, peak_bytes = event.result.tokens_per_second, event.result.peak_bytes
     words = [f"{figure(speed.median)} tokens/s" if speed else spoken(event.outcome)]
-    if peak_bytes:
+    if peak_bytes and VERDICTS[event.outcome].completes:
         words.append(f"peak {format_bytes(peak_bytes)}")
     why = f": {event.result.reason}" if event.result.reason else ""
     return f"trial {event.trial}{repeat}: {', '.join(words)} [{describe(event.config)}]{why}"

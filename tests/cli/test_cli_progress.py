@@ -192,6 +192,12 @@ def test_confirmations_are_a_table_of_their_own():
     assert "7 of 9 further probes of the leaders" in "\n".join(lines)
 
 
+def test_how_far_a_probe_came_that_crashed_is_no_peak():
+    out = io.StringIO()
+    PlainProgress(Console(file=out, width=150))(told(ended_trial(1, Outcome.CRASHED)))
+    assert "peak" not in out.getvalue()
+
+
 def test_one_is_not_called_several():
     out = io.StringIO()
     PlainProgress(Console(file=out, width=150))(JobStarted("job", 80 * GIB, 1, candidates=1))
