@@ -44,6 +44,9 @@ class JobSpec(Message):
     """Share by which the actual global batch may miss `global_batch_size`."""
     baseline: dict[str, Any] | None = None
     """What the user said of their present configuration, by field; None lets autotune choose one."""
+    chosen_baseline: TrainingConfig | None = None
+    """The whole configuration that speed-up is quoted against, theirs or ours; None until it is worked out,
+    before the job is recorded."""
     trials: Count = 24
     """Most trials that may count."""
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -58,6 +61,11 @@ class JobSpec(Message):
     """Where probes run: on Ray workers, or on this machine without Ray."""
     ray_address: str | None = None
     """A running Ray cluster; None starts a local one."""
+
+    @property
+    def usable_bytes(self) -> int:
+        """Ceiling less headroom: what a peak may be at most to count as fitting."""
+        return int(self.ceiling_bytes * (1 - self.headroom))
 
     @field_validator("baseline")
     @classmethod

@@ -13,34 +13,38 @@ from typing import TYPE_CHECKING, Self
 from autotune.errors import (
     AutotuneError,
     BadInput,
+    ExecutionUnavailable,
     LeaseLost,
+    MachineFault,
     NameInUse,
     NotHere,
     NothingMeasured,
     StorageUnavailable,
 )
 from autotune.execution.executor import Executor, Layout
-from autotune.export import Target, write
+from autotune.export import Target, accepting, write
 from autotune.hardware.catalog import require_same
 from autotune.hardware.sizes import format_bytes
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
-from autotune.report.answer import Answer
+from autotune.report.answer import Answer, Recommendation
 from autotune.report.recommend import Facts, answer, why_nothing
 from autotune.report.trials import TrialRow, trial_rows
 from autotune.request import UNNAMED, TuneRequest, specify
 from autotune.search.confirmation import gather_contenders
 from autotune.search.events import JobStarted, Listener
+from autotune.search.history import TrialRecord
 from autotune.search.keys import measurement_key
 from autotune.search.loop import SearchLoop
-from autotune.search.problem import Problem, probe_request, work_out
+from autotune.search.problem import Premises, Problem, premises, probe_request, work_out
 from autotune.search.samplers import require_sampler
 from autotune.search.stopping import Budget
-from autotune.search.study import SearchStudy
+from autotune.search.study import SearchStudy, recorded_trials, study_names
+from autotune.storage.backend import may_exist
 from autotune.storage.engine import optuna_storage
 from autotune.storage.faults import mapped_errors
 from autotune.storage.owner import Owner
 from autotune.storage.records import Lease
-from autotune.storage.repository import Repository
+from autotune.storage.repository import Repository, name_in_use, no_such_job
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
 
@@ -55,18 +59,17 @@ class Service:
     """Everything a user can ask for, on one database."""
 
     def __init__(self, storage_url: str, executors: "Mapping[str, ExecutorFactory] | None" = None) -> None:
-        """`executors`: what `--executor` can name, in place of ours. Raises BadInput where the
-        database cannot be opened.
+        """`executors`: what `--executor` can name, in place of ours. The database is opened when it is
+        needed, and created for the first job. Raises BadInput where its address is none.
         """
         self._url = storage_url
         self._executors = EXECUTORS if executors is None else executors
-        try:
-            self._repository = Repository(storage_url)
-        except StorageUnavailable as error:  # at the start it is what was asked for that is wrong
-            raise BadInput(str(error)) from error
+        with _as_bad_input(StorageUnavailable):
+            may_exist(storage_url)
 
     def close(self) -> None:
-        self._repository.close()
+        if "_repository" in vars(self):
+            self._repository.close()
         if "_optuna" in vars(self):
             self._optuna.engine.dispose()
 
@@ -77,23 +80,35 @@ class Service:
         self.close()
 
     def jobs(self) -> list[Job]:
-        return self._repository.jobs()
+        """Oldest first. Raises BadInput, as all that follow do, where the database cannot be opened."""
+        return self._repository.jobs() if may_exist(self._url) else []
 
     def job(self, name: str) -> Job:
         """Raises NoSuchJob naming the nearest."""
+        if not may_exist(self._url):
+            raise no_such_job(name, [])
         return self._repository.job(name)
+
+    def trials_done(self, job: Job) -> int:
+        """Trials that have been spent of the budget."""
+        return sum(trial.outcome is not None and trial.counts for trial in self._trials(job))
 
     def tune(self, request: TuneRequest, listener: Listener) -> Answer:
         """Check a job from end to end, record it and drive it; nothing is recorded when anything is wrong.
 
-        Raises what `run` does, and BadInput, NameInUse, NothingFits, NotHere before the job exists.
+        Raises what `run` does, and BadInput, NameInUse, NothingFits, NotHere before the job exists; until
+        then no database is created.
         """
-        spec = specify(request)
-        problem = work_out(spec)
-        require_sampler(spec.sampler)
-        self._repository.require_free(spec.name)
-        with self._executor(problem) as executor:
-            job = self._create(spec)
+        # A cluster that somebody named and that is not there is a wrong name.
+        faults = (ExecutionUnavailable,) if request.ray_address else ()
+        with _as_bad_input(*faults):
+            spec = specify(request)
+            problem = work_out(spec, request.settings.keys())
+            require_sampler(spec.sampler)
+            self._require_free(spec.name)
+            executor = self._executor(problem)
+        with executor:
+            job = self._create(problem.spec)
             with self._lease(job) as lease:
                 return self._drive(job, replace(problem, spec=job.spec), lease, executor, listener)
 
@@ -104,7 +119,7 @@ class Service:
         when no probe came back with a figure, MachineFault where probes cannot run at all.
         KeyboardInterrupt pauses the job.
         """
-        job = self._repository.job(name)
+        job = self.job(name)
         if job.status == JobStatus.FINISHED:
             return self.answer(name)
         if job.status not in RESUMABLE:
@@ -115,33 +130,39 @@ class Service:
 
     def answer(self, name: str) -> Answer:
         """The answer of a job as it stands; of one that is finished, as it was given."""
-        job = self._repository.job(name)
+        job = self.job(name)
         if saved := self._repository.recommendation(job):
             return Answer.parse({**saved, "status": job.status, "reason": job.reason})
-        problem = work_out(job.spec)
-        with self._study(problem) as study:
-            return answer(self._facts(job, problem, study))
+        return answer(self._facts(job, premises(job.spec)))
 
     def trials(self, name: str) -> list[TrialRow]:
-        job = self._repository.job(name)
-        with self._study(work_out(job.spec)) as study:
-            return trial_rows(study.trials(), self._repository.measurements(job))
+        job = self.job(name)
+        return trial_rows(self._trials(job), self._repository.measurements(job))
 
     def export(self, name: str, target_format: str, folder: Path) -> list[Path]:
         """Write the recommendation as files of another tool; raises NothingMeasured where there is none."""
-        job = self._repository.job(name)
+        job = self.job(name)
         recommendation = self.answer(name).recommendation
         if recommendation is None:
-            raise NothingMeasured(f"job {name!r} has no recommendation yet; `autotune resume {name}` goes on")
+            why = job.reason or f"none yet; `autotune resume {name}` goes on"
+            raise NothingMeasured(f"job {name!r} has no recommendation: {why}")
+        return write(target_format, self._target(job, recommendation), folder)
+
+    def export_formats(self, answer: Answer) -> list[str]:
+        """The formats that its recommendation can be exported to."""
+        if answer.recommendation is None:
+            return []
+        return accepting(self._target(self.job(answer.job), answer.recommendation))
+
+    def _target(self, job: Job, recommendation: Recommendation) -> Target:
         measured_with = [
             measurement.result.constants
             for measurement in self._repository.measurements(job)
             if measurement.trial_number == recommendation.trial
         ]
-        problem = work_out(job.spec)
-        layout = problem.layout
+        layout = premises(job.spec).layout
         speed = recommendation.tokens_per_second
-        target = Target(
+        return Target(
             config=recommendation.config,
             model_name=job.spec.model.name,
             world_size=job.spec.world_size,
@@ -156,16 +177,31 @@ class Service:
                 f"{speed.high:,.0f}), peak {format_bytes(recommendation.peak_bytes)} per rank"
             ),
         )
-        return write(target_format, target, folder)
 
     def _executor(self, problem: Problem) -> Executor:
         return self._executors[problem.spec.executor](problem.layout, problem.spec.ray_address)
+
+    @cached_property
+    def _repository(self) -> Repository:
+        """Opened, and created where it is not there, with the first use."""
+        with _as_bad_input(StorageUnavailable):
+            return Repository(self._url)
+
+    def _require_free(self, name: str) -> None:
+        """Raise NameInUse where a job, or a study that is somebody else's, has that name now."""
+        if any(job.name == name for job in self.jobs()):
+            raise name_in_use(name)
+        if name != UNNAMED and may_exist(self._url) and name in self._studies():
+            raise NameInUse(
+                f"the database has an Optuna study named {name!r} that is no job of autotune's; choose "
+                "another name"
+            )
 
     def _create(self, spec: JobSpec) -> Job:
         if spec.name != UNNAMED:
             return self._repository.create_job(spec)
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", spec.model.name).strip("-._")[:50] or "job"
-        taken = {job.name for job in self._repository.jobs()}
+        taken = {job.name for job in self._repository.jobs()} | self._studies()
         for number in itertools.count(1):
             name = f"{stem}-{number}"
             if name not in taken:
@@ -227,11 +263,11 @@ class Service:
                 )
                 reason = loop.run()
                 clock.tick()
-                final = replace(repository.job(job.name), status=JobStatus.FINISHED, reason=reason)
-                facts = self._facts(final, problem, study)
-                result = answer(facts)
+            final = replace(repository.job(job.name), status=JobStatus.FINISHED, reason=reason)
+            facts = self._facts(final, problem)
+            result = answer(facts)
             if result.recommendation is None:
-                raise why_nothing(facts, result)
+                raise why_nothing(facts, problem.candidates)
             # Finished is final, so the recommendation goes first.
             repository.save_recommendation(lease, result.to_dict())
             repository.set_status(lease, JobStatus.FINISHED, reason)
@@ -260,19 +296,38 @@ class Service:
                 self._optuna, spec.name, problem.candidates, problem.baseline, spec.sampler, spec.seed
             )
 
-    def _facts(self, job: Job, problem: Problem, study: SearchStudy) -> Facts:
+    def _studies(self) -> set[str]:
+        """Names of all studies in the database, ours or not."""
+        with mapped_errors(self._optuna.engine.url):
+            return study_names(self._optuna)
+
+    def _trials(self, job: Job) -> list[TrialRecord]:
+        """From the record alone: nothing that is worked out today has a say in it."""
+        with mapped_errors(self._optuna.engine.url):
+            return recorded_trials(self._optuna, job.name)
+
+    def _facts(self, job: Job, premises: Premises) -> Facts:
         measurements = self._repository.measurements(job)
-        trials = study.trials()
+        trials = self._trials(job)
         results: dict[int, dict[int, ProbeResult]] = {}
         for measurement in measurements:
             results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
         return Facts(
             job=job,
-            problem=problem,
+            premises=premises,
             trials=trials,
-            contenders=gather_contenders(trials, results, problem.candidates.usable_bytes),
+            contenders=gather_contenders(trials, results, job.spec.usable_bytes),
             probe_seconds=sum(m.result.seconds for m in measurements),
         )
+
+
+@contextmanager
+def _as_bad_input(*faults: type[MachineFault]) -> Iterator[None]:
+    """Before there is a job, a machine that is not there is the fault of what was asked for."""
+    try:
+        yield
+    except faults as error:
+        raise BadInput(str(error)) from error
 
 
 ExecutorFactory = Callable[[Layout, str | None], Executor]

@@ -54,6 +54,8 @@ class Constraint:
     """A rule that some configurations break."""
 
     code: str
+    fields: tuple[str, ...]
+    """What it is about: other values of these may keep it."""
     is_broken: Callable[[Columns, Facts], Mask]
     """Mask of shape (n,) of the rows that break it."""
     reason: Callable[[Columns, Facts], str]
@@ -67,6 +69,8 @@ class Rejection:
     code: str
     reason: str
     count: int
+    fields: tuple[str, ...] = ()
+    """Other values of these may be legal."""
 
 
 def sift(columns: Columns, facts: Facts) -> tuple[Mask, tuple[Rejection, ...]]:
@@ -77,7 +81,7 @@ def sift(columns: Columns, facts: Facts) -> tuple[Mask, tuple[Rejection, ...]]:
         broken = constraint.is_broken(columns, facts) & legal
         if count := int(np.count_nonzero(broken)):
             reason = constraint.reason(columns.select(broken), facts)
-            rejections.append(Rejection(constraint.code, reason, count))
+            rejections.append(Rejection(constraint.code, reason, count, constraint.fields))
             legal &= ~broken
     return legal, tuple(rejections)
 
@@ -113,7 +117,8 @@ def _of_refusal(row: Refusal) -> Constraint:
         matches = (columns.is_in(field, values) for field, values in row.values.items())
         return functools.reduce(operator.and_, matches)
 
-    return Constraint("+".join(row.values), is_broken, lambda _columns, _facts: row.reason)
+    fields = tuple(row.values)
+    return Constraint("+".join(fields), fields, is_broken, lambda _columns, _facts: row.reason)
 
 
 def _tensor(columns: Columns) -> Counts:
@@ -165,6 +170,7 @@ def _listed(columns: Columns, field: str) -> str:
 STRUCTURE: tuple[Constraint, ...] = (
     Constraint(
         "world_size",
+        PARALLEL_SIZES,
         lambda c, f: f.world_size % _model_parallel(c) != 0,
         lambda c, f: (
             f"a world of {f.world_size} ranks does not divide by "
@@ -173,6 +179,7 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "heads",
+        ("tensor_parallel_size",),
         lambda c, f: (f.num_heads % _tensor(c) != 0) | (f.num_kv_heads % _tensor(c) != 0),
         lambda c, f: (
             f"{f.num_heads} attention heads and {f.num_kv_heads} key-value heads do not both divide by "
@@ -181,6 +188,7 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "vocabulary",
+        ("tensor_parallel_size",),
         lambda c, f: f.vocab_size % _tensor(c) != 0,
         lambda c, f: (
             f"a vocabulary of {f.vocab_size} does not divide by {_named(c, 'tensor_parallel_size')}; pad it"
@@ -188,6 +196,7 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "tensor_within_node",
+        ("tensor_parallel_size",),
         lambda c, f: f.gpus_per_node % _tensor(c) != 0,
         lambda c, f: (
             f"{_named(c, 'tensor_parallel_size')} does not divide the {f.gpus_per_node} GPUs of a node, and "
@@ -196,11 +205,13 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "stages",
+        ("pipeline_parallel_size",),
         lambda c, f: _stages(c) > f.num_layers,
         lambda c, f: f"{_named(c, 'pipeline_parallel_size')} is more stages than the {f.num_layers} layers",
     ),
     Constraint(
         "microbatches",
+        ("gradient_accumulation_steps", "pipeline_parallel_size"),
         lambda c, f: c.count("gradient_accumulation_steps") < _stages(c),
         lambda c, f: (
             f"{_named(c, 'gradient_accumulation_steps')} is fewer microbatches than the stages of "
@@ -209,6 +220,7 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "max_positions",
+        ("sequence_length",),
         lambda c, f: c.count("sequence_length") > (f.max_positions or np.inf),
         lambda c, f: (
             f"{_named(c, 'sequence_length')} is longer than the model's {f.max_positions} positions "
@@ -217,6 +229,7 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "context_parallel",
+        ("sequence_length", "context_parallel_size"),
         lambda c, f: c.count("sequence_length") % _context(c) != 0,
         lambda c, f: (
             f"{_named(c, 'sequence_length')} does not divide by {_named(c, 'context_parallel_size')}"
@@ -224,16 +237,19 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "context_parallel_attention",
+        ("attention", "context_parallel_size"),
         lambda c, f: (_context(c) > 1) & c.is_in("attention", ["eager"]),
         lambda c, f: "context parallelism needs a fused attention kernel, not attention=eager",
     ),
     Constraint(
         "attention_of_model",
+        ("attention",),
         lambda c, f: c.is_in("attention", ["sdpa"]) & (f.model_type in WITHOUT_SDPA),
         lambda c, f: f"{f.model_type} has no sdpa attention; use attention=eager",
     ),
     Constraint(
         "hsdp_nodes",
+        ("sharding",),
         lambda c, f: c.is_in("sharding", ["hsdp"]) & (f.world_size <= f.gpus_per_node),
         lambda c, f: (
             f"hsdp replicates across nodes, and the {f.world_size} ranks are on one; use sharding=fsdp"
@@ -241,6 +257,7 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "nothing_to_shard",
+        ("sharding", "offload"),
         lambda c, f: (
             (_shards(c, f) == 1) & c.is_in("sharding", SHARDED) & ~c.is_in("offload", OFFLOADED_STATES)
         ),
@@ -251,6 +268,7 @@ STRUCTURE: tuple[Constraint, ...] = (
     ),
     Constraint(
         "global_batch_size",
+        ("micro_batch_size",),
         _misses_global_batch,
         lambda c, f: (
             f"{_named(c, 'micro_batch_size', 'gradient_accumulation_steps')} on {f.world_size} ranks misses "
@@ -263,6 +281,7 @@ STRUCTURE: tuple[Constraint, ...] = (
 PROBED: tuple[Constraint, ...] = (
     Constraint(
         "parallel_sizes",
+        PARALLEL_SIZES,
         lambda c, f: _model_parallel(c) > PARALLEL_SIZES_PROBED,
         lambda c, f: UNPROBED_PARALLELISM,
     ),

@@ -85,7 +85,7 @@ def test_crashes_are_tried_three_times_and_then_count(url):
     with service_with(url, script) as service:
         service.tune(request, ignore)
         outcomes = [row.outcome for row in service.trials("job") if row.config == bad]
-    assert outcomes == [Outcome.CRASHED, Outcome.CRASHED, Outcome.TIMED_OUT]
+    assert outcomes == [Outcome.CRASHED] * 3
 
 
 def test_interrupted_probes_cost_no_trial(url):
@@ -265,6 +265,13 @@ def test_exports_come_from_the_recommendation(url, tmp_path):
     assert "launch.sh" in {path.name for path in paths}
     training = json.loads((tmp_path / "out" / "training.json").read_text())
     assert "micro_batch_size" in json.dumps(training)
+
+
+def test_only_the_exports_that_take_the_winner_are_offered(url):
+    settings = {**REQUEST.settings, "sharding": ("zero2",)}
+    with service_with(url, FakeExecutor()) as service:
+        answer = service.tune(TuneRequest(**{**vars(REQUEST), "settings": settings}), ignore)
+        assert service.export_formats(answer) == ["deepspeed", "torchrun"]
 
 
 def test_the_same_on_postgresql(fresh_postgresql_url):

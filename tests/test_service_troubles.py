@@ -3,13 +3,22 @@
 import itertools
 import re
 from concurrent.futures import Future
+from pathlib import Path
 
 import optuna
 import pytest
-from fakes import FakeExecutor
+from fakes import MIB, FakeExecutor
 from small_job import REQUEST, changed, ignore, service_with
 
-from autotune.errors import BadInput, ExecutionUnavailable, NotHere, NothingFits, NothingMeasured
+from autotune.errors import (
+    BadInput,
+    ExecutionUnavailable,
+    NameInUse,
+    NoSuchJob,
+    NotHere,
+    NothingFits,
+    NothingMeasured,
+)
 from autotune.jobs import JobStatus
 from autotune.request import TuneRequest
 from autotune.service import Service
@@ -81,9 +90,146 @@ def test_a_ceiling_that_only_probes_show_to_be_too_low_is_nothing_fits(url, ceil
     with service_with(url, FakeExecutor()) as service, pytest.raises(NothingFits, match="bytes") as error:
         service.tune(changed(ceiling=ceiling, settings=settings), ignore)
     (suggestion,) = re.findall(r"\((\d+) bytes", str(error.value))
+    assert int(suggestion) > int(ceiling.removesuffix("MiB")) * MIB
     with service_with(url, FakeExecutor()) as service:
         again = changed(name="again", ceiling=suggestion, settings=settings)
         assert service.tune(again, ignore).recommendation is not None
+
+
+def test_a_ceiling_that_is_quoted_has_room_for_every_repeat(url):
+    """The first probe fits; its confirmations take more than is usable, and once more than there is."""
+
+    class Growing(FakeExecutor):
+        def _answer(self, probe):
+            result = super()._answer(probe)
+            growth = 200 * MIB * (probe.attempt - 1)
+            return result.model_copy(update={"peak_bytes": result.peak_bytes + growth})
+
+    settings = {"micro_batch_size": (1,), "precision": ("bf16",), "sharding": ("ddp",)}
+    with service_with(url, Growing()) as service, pytest.raises(NothingFits) as error:
+        service.tune(changed(ceiling="800MiB", settings=settings), ignore)
+    (suggestion,) = re.findall(r"(\d+) bytes", str(error.value))
+    assert int(suggestion) * 0.95 >= 900 * MIB
+
+
+def test_a_winner_that_fails_its_confirmation_needs_no_higher_ceiling(url):
+    settings = {"micro_batch_size": (1,), "precision": ("bf16",), "sharding": ("ddp",)}
+    diverging = FakeExecutor(lambda config, n: Outcome.MEASURED if n == 1 else Outcome.NON_FINITE)
+    with service_with(url, diverging) as service, pytest.raises(NothingMeasured, match="scripted non_finite"):
+        service.tune(changed(settings=settings), ignore)
+
+
+def test_where_nothing_could_be_measured_the_last_cause_is_named(url):
+    crashing, words = (
+        FakeExecutor(lambda config, n: Outcome.CRASHED),
+        r"3 crashed\): scripted crashed; `autotune",
+    )
+    with service_with(url, crashing) as service, pytest.raises(NothingMeasured, match=words):
+        service.tune(changed(trials=1), ignore)
+
+
+def test_a_configuration_that_crashes_three_times_spends_a_trial_and_still_says_crashed(url):
+    crashing = FakeExecutor(lambda config, n: Outcome.CRASHED)
+    with service_with(url, crashing) as service:
+        with pytest.raises(NothingMeasured):
+            service.tune(changed(trials=2), ignore)
+        rows, answer = service.trials("job"), service.answer("job")
+    assert [row.outcome for row in rows] == [Outcome.CRASHED] * 6
+    assert [row.state for row in rows] == 2 * ["FAIL", "FAIL", "COMPLETE"]
+    assert {row.reason for row in rows} == {"scripted crashed"}
+    assert answer.counts == {outcome: 6 if outcome == Outcome.CRASHED else 0 for outcome in Outcome}
+    assert answer.spent.trials == 2
+
+
+def test_a_baseline_that_crashes_says_so(url):
+    own = TrainingConfig(micro_batch_size=1, precision="fp32", sequence_length=256, sharding="ddp")
+    script = FakeExecutor(lambda config, n: Outcome.CRASHED if config == own else Outcome.MEASURED)
+    with service_with(url, script) as service:
+        chosen = service.tune(changed(baseline=own), ignore).recommendation
+    assert chosen.baseline.reason == "crashed: scripted crashed"
+
+
+def test_how_far_a_probe_came_that_could_not_run_is_no_peak(url):
+    outcomes = [Outcome.INVALID, Outcome.INTERRUPTED, Outcome.CRASHED, Outcome.OUT_OF_MEMORY]
+    script = FakeExecutor(lambda config, n: outcomes[config.micro_batch_size - 1])
+    with service_with(url, script) as service:
+        with pytest.raises((NothingFits, NothingMeasured)):
+            service.tune(changed(sampler="exhaustive"), ignore)
+        rows = service.trials("job")
+    assert {row.outcome for row in rows if row.peak_bytes} <= {Outcome.OUT_OF_MEMORY}
+    assert {row.outcome for row in rows} > {Outcome.OUT_OF_MEMORY}
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_study_of_somebody_elses_is_left_alone(url, recorded):
+    """Be there a record of ours in the database already or not."""
+    if recorded:
+        with service_with(url, FakeExecutor()) as service:
+            service.tune(changed(name="ours", trials=1), ignore)
+    theirs = optuna.create_study(storage=url, study_name="job", direction="minimize")
+    theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    optuna.create_study(storage=url, study_name="llama-20m-1")
+    before = theirs.trials
+    with service_with(url, executor := FakeExecutor()) as service:
+        with pytest.raises(NameInUse, match="Optuna study named 'job'"):
+            service.tune(REQUEST, ignore)
+        assert "job" not in {job.name for job in service.jobs()}
+        assert executor.asked == []
+        assert service.tune(changed(name=None, trials=1), ignore).job == "llama-20m-2"
+    again = optuna.load_study(storage=url, study_name="job")
+    assert (again.trials, again.user_attrs, again.direction.name) == (before, {}, "MINIMIZE")
+
+
+@pytest.mark.parametrize(("address", "error"), [("127.0.0.1:1", BadInput), (None, ExecutionUnavailable)])
+def test_a_cluster_that_was_named_and_is_not_there_is_bad_input(url, tmp_path, address, error):
+    def unreachable(layout, address):
+        raise ExecutionUnavailable("Ray cannot be reached")
+
+    with Service(url, {"ray": unreachable}) as service:
+        with pytest.raises(error, match="Ray cannot be reached"):
+            service.tune(changed(ray_address=address), ignore)
+        assert service.jobs() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_has_gone_when_a_job_is_resumed_is_the_machines(url):
+    with service_with(url, Dying()) as service, pytest.raises(SystemExit):
+        service.tune(changed(ray_address="127.0.0.1:1"), ignore)
+
+    def unreachable(layout, address):
+        raise ExecutionUnavailable("Ray cannot be reached")
+
+    with Service(url, {"ray": unreachable}) as service, pytest.raises(ExecutionUnavailable):
+        service.run("job", ignore)
+
+
+def test_device_hours_of_a_cpu_are_no_gpu_hours(url):
+    with service_with(url, FakeExecutor()) as service:
+        assert service.tune(REQUEST, ignore).spent.gpu_hours == 0.0
+    with service_with(url, FakeExecutor(device_name="NVIDIA H100 80GB HBM3")) as service:
+        on_gpus = TuneRequest(model="llama-20m", gpus="H100:2", name="gpus", trials=2)
+        assert service.tune(on_gpus, ignore).spent.gpu_hours > 0
+
+
+@pytest.mark.parametrize(
+    ("ask", "error"),
+    [
+        (lambda service: service.job("job"), NoSuchJob),
+        (lambda service: service.answer("job"), NoSuchJob),
+        (lambda service: service.trials("job"), NoSuchJob),
+        (lambda service: service.run("job", ignore), NoSuchJob),
+        (lambda service: service.export("job", "torchrun", Path("out")), NoSuchJob),
+        (lambda service: service.tune(changed(sampler="nosuch"), ignore), BadInput),
+        (lambda service: service.tune(changed(ceiling="10MiB"), ignore), NothingFits),
+        (lambda service: service.tune(changed(settings={"precision": ("fp8",)}), ignore), BadInput),
+    ],
+)
+def test_what_comes_to_no_job_creates_no_database(url, tmp_path, ask, error):
+    with service_with(url, FakeExecutor()) as service:
+        assert service.jobs() == []
+        with pytest.raises(error):
+            ask(service)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trial_that_waits_in_the_queue_of_a_dead_driver_is_run_first(url, monkeypatch):

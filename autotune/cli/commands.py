@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from autotune.cli import options
-from autotune.cli.output import drive, show
+from autotune.cli.output import drive, show, show_answer
 
 app = typer.Typer(
     add_completion=False,
@@ -220,14 +220,14 @@ def tune(
         ray_address=ray_address or options.environment().ray_address,
     )
     with options.service(storage) as service:
-        drive(lambda listener: service.tune(request, listener), as_json)
+        drive(service, lambda listener: service.tune(request, listener), as_json)
 
 
 @app.command()
 def resume(name: Name, storage: Storage = None, as_json: Json = False) -> None:
     """Go on with a job that was interrupted, paused or failed; its budget goes on where it was."""
     with options.service(storage) as service:
-        drive(lambda listener: service.run(name, listener), as_json)
+        drive(service, lambda listener: service.run(name, listener), as_json)
 
 
 @app.command()
@@ -245,15 +245,14 @@ def jobs(storage: Storage = None, as_json: Json = False) -> None:
             }
             for j in found
         ]
-        show({"jobs": rows}, lambda terminal: terminal.jobs_view(found), as_json)
+        show({"jobs": rows}, lambda view: view.jobs_view(found, map(service.trials_done, found)), as_json)
 
 
 @app.command(name="show")
 def show_command(name: Name, storage: Storage = None, as_json: Json = False) -> None:
     """Print the answer of a job as it stands."""
     with options.service(storage) as service:
-        answer = service.answer(name)
-        show(answer.to_dict(), lambda terminal: terminal.answer_view(answer), as_json)
+        show_answer(service, service.answer(name), as_json)
 
 
 @app.command(name="trials")

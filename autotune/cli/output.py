@@ -9,11 +9,16 @@ from autotune.cli.ending import INTERRUPTED, fail, hang_up, ignore_signals
 if TYPE_CHECKING:
     from autotune.report.answer import Answer
     from autotune.search.events import Event, Listener
+    from autotune.service import Service
 
 
-def drive(job: "Callable[[Listener], Answer]", as_json: bool) -> None:
-    """Run a job with its progress shown; on stderr where stdout is for JSON."""
+def drive(service: "Service", job: "Callable[[Listener], Answer]", as_json: bool) -> None:
+    """Run a job with its progress shown; on stderr where stdout is for JSON.
+
+    A job that comes to nothing has an answer too, which says so.
+    """
     from autotune import terminal
+    from autotune.errors import NothingFits, NothingMeasured
     from autotune.search.events import JobStarted
 
     name: str | None = None
@@ -34,7 +39,15 @@ def drive(job: "Callable[[Listener], Answer]", as_json: bool) -> None:
         ignore_signals()
         words = " before the job was recorded" if name is None else f"; `autotune resume {name}` goes on"
         fail(f"interrupted{words}", INTERRUPTED)
-    show(answer.to_dict(), lambda view: view.answer_view(answer), as_json)
+    except (NothingFits, NothingMeasured):
+        if as_json and name is not None:
+            show_answer(service, service.answer(name), as_json)
+        raise
+    show_answer(service, answer, as_json)
+
+
+def show_answer(service: "Service", answer: "Answer", as_json: bool) -> None:
+    show(answer.to_dict(), lambda view: view.answer_view(answer, service.export_formats(answer)), as_json)
 
 
 def show(data: dict[str, Any], view: Callable[[Any], Any], as_json: bool) -> None:

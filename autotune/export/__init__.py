@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,12 +11,22 @@ from autotune.export import accelerate, deepspeed, torchrun
 from autotune.export.target import Target
 from trials.contract.message import nearest
 
-__all__ = ["FORMATS", "Target", "write"]
+__all__ = ["FORMATS", "Target", "accepting", "write"]
 
 FORMATS: Mapping[str, Callable[[Target], dict[str, str]]] = MappingProxyType(
     {"deepspeed": deepspeed.files, "accelerate": accelerate.files, "torchrun": torchrun.files}
 )
 """Tool → file name → text. Each raises BadInput for what the tool cannot run."""
+
+
+def accepting(target: Target) -> list[str]:
+    """The formats whose tool can run `target`."""
+    accepted = []
+    for name, files in FORMATS.items():
+        with suppress(BadInput):
+            files(target)
+            accepted.append(name)
+    return accepted
 
 
 def write(format: str, target: Target, folder: Path) -> list[Path]:

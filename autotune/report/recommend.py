@@ -1,6 +1,5 @@
 """From trials and measurements to the answer."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +8,14 @@ from autotune.errors import NothingFits, NothingMeasured
 from autotune.hardware.sizes import format_bytes
 from autotune.jobs import Job
 from autotune.report.answer import Answer, Baseline, Evidence, Recommendation, Row, Spent
+from autotune.search.candidates import Candidates
+from autotune.search.ceilings import FORECAST_MARGIN, PEAK_MARGIN, enough_for, in_words, ways_out
 from autotune.search.confirmation import Contender, headline, is_tie, ranked, speedup
 from autotune.search.history import TrialRecord
-from autotune.search.problem import Problem
+from autotune.search.problem import Premises
 from trials.contract.outcome import VERDICTS, Outcome
 
 MAX_ALTERNATIVES = 5
-SAFETY = 1.25
-"""What is added to a forecast, which has just been proved too low, where it is all there is to go by."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Facts:
     """What an answer is made from."""
 
     job: Job
-    problem: Problem
+    premises: Premises
     trials: Sequence[TrialRecord]
     contenders: Sequence[Contender]
     probe_seconds: float
@@ -36,6 +35,8 @@ def answer(facts: Facts) -> Answer:
     leaders = headline(facts.contenders)
     winner = leaders[0] if leaders else None
     spec = facts.job.spec
+    ended = Counter(trial.outcome for trial in facts.trials)
+    on_gpus = facts.premises.group.gpu.kind == "cuda"
     return Answer(
         job=facts.job.name,
         status=facts.job.status,
@@ -44,37 +45,44 @@ def answer(facts: Facts) -> Answer:
         by_length=_by_length(facts),
         alternatives=tuple(_row(facts, c) for c in leaders[1 : 1 + MAX_ALTERNATIVES]),
         front=tuple(_row(facts, c) for c in pareto_front(leaders)),
-        counts=dict(Counter(t.outcome for t in facts.trials if t.outcome is not None)),
+        counts={outcome: ended[outcome] for outcome in Outcome},
         spent=Spent(
             trials=sum(t.outcome is not None and t.counts for t in facts.trials),
             seconds=round(facts.job.spent_s, 3),
-            gpu_hours=facts.probe_seconds * spec.world_size / 3600,
+            gpu_hours=facts.probe_seconds * spec.world_size / 3600 if on_gpus else 0.0,
         ),
     )
 
 
-def why_nothing(facts: Facts, result: Answer) -> NothingFits | NothingMeasured:
-    """Why a search that has ended has no recommendation; with the ceiling that would do, where one would."""
-    candidates = facts.problem.candidates
-    counts = ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in result.counts.items())
-    share = 1 - facts.job.spec.headroom
-    ceiling = format_bytes(facts.job.spec.ceiling_bytes)
-    if peaks := [trial.peak_bytes for trial in facts.trials if trial.tokens_per_second and trial.peak_bytes]:
-        needed = math.ceil(min(peaks) / share)
+def why_nothing(facts: Facts, candidates: Candidates) -> NothingFits | NothingMeasured:
+    """Why a search that has ended has no recommendation; with a ceiling that would do, where one would."""
+    spec, device_bytes = facts.job.spec, facts.premises.group.gpu.memory_bytes
+    ended = Counter(trial.outcome for trial in facts.trials if trial.outcome is not None)
+    counts = ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in ended.items())
+    ceiling = format_bytes(spec.ceiling_bytes)
+    out_of_memory = [c for c in facts.contenders if c.ran_out_of_memory]
+    ran = [c for c in facts.contenders if c.has_speed and not c.ran_out_of_memory]
+    if peaks := [c.peak_bytes for c in ran if c.peak_bytes > c.usable_bytes]:
+        needed_bytes = enough_for(min(peaks), spec.headroom, PEAK_MARGIN)
         return NothingFits(
-            f"nothing fits under {ceiling} with {facts.job.spec.headroom:.0%} of headroom: the smallest peak "
-            f"that was measured needs a ceiling of {format_bytes(needed)} ({needed} bytes); raise --ceiling"
+            f"nothing fits under {ceiling} with {spec.headroom:.0%} of headroom: the smallest peak that was "
+            f"measured needs a ceiling of {in_words(needed_bytes)}; {ways_out(needed_bytes, device_bytes)}"
         )
-    if result.counts.get(Outcome.OUT_OF_MEMORY):
-        least = int(candidates.forecast.device_bytes.min())
-        needed = math.ceil(max(least, facts.job.spec.ceiling_bytes) * SAFETY / share)
+    if out_of_memory:
+        _, leanest_bytes = candidates.leanest or (None, 0)
+        # Where a forecast says that it would fit, it has just been proved wrong.
+        least_bytes = max(leanest_bytes, spec.ceiling_bytes)
+        needed_bytes = enough_for(least_bytes, spec.headroom, FORECAST_MARGIN)
         return NothingFits(
-            f"nothing that was probed fits under {ceiling} ({counts}); a ceiling of {format_bytes(needed)} "
-            f"({needed} bytes) may do, or more GPUs, or a smaller model"
+            f"nothing that was probed fits under {ceiling} ({counts}): a ceiling of {in_words(needed_bytes)} "
+            f"may do; {ways_out(needed_bytes, device_bytes)}"
         )
+    causes = [facts.job.reason]
+    causes += [trial.reason for trial in facts.trials]
+    causes += [r.reason for c in facts.contenders for repeat, r in c.results.items() if repeat > 0]
     return NothingMeasured(
-        f"nothing could be measured ({counts or 'no probe ran'}): {facts.job.reason}; "
-        f"`autotune trials {result.job}` has the reason of each"
+        f"nothing could be measured ({counts or 'no probe ran'}): {[*filter(None, causes)][-1]}; "
+        f"`autotune trials {facts.job.name}` has the reason of each"
     )
 
 
@@ -89,7 +97,7 @@ def pareto_front(contenders: Sequence[Contender]) -> list[Contender]:
 
 def _recommendation(facts: Facts, winner: Contender, leaders: Sequence[Contender]) -> Recommendation:
     spec = facts.job.spec
-    baseline = facts.problem.baseline
+    baseline = facts.premises.baseline
     own = next((c for c in facts.contenders if c.config == baseline), None)
     reason = _why_no_speedup(facts, own, winner)
     return Recommendation(
@@ -115,11 +123,11 @@ def _recommendation(facts: Facts, winner: Contender, leaders: Sequence[Contender
 def _why_no_speedup(facts: Facts, own: Contender | None, winner: Contender) -> str | None:
     """Why the winner cannot be held against the baseline, or None where it can."""
     if own is None:
-        trials = [t for t in facts.trials if t.config == facts.problem.baseline and t.outcome is not None]
+        trials = [t for t in facts.trials if t.config == facts.premises.baseline and t.outcome is not None]
         return _in_words(trials[-1].outcome, trials[-1].reason) if trials else "it was not probed"
-    for result in own.results.values():
+    for repeat, result in own.results.items():
         verdict = VERDICTS[result.outcome]
-        if verdict.completes and not verdict.has_speed:
+        if not verdict.has_speed and (verdict.completes or repeat == 0):
             return _in_words(result.outcome, result.reason)
     if not own.holds:
         usable = format_bytes(own.usable_bytes)
@@ -170,8 +178,8 @@ def _evidence(contender: Contender) -> Evidence:
 
 def _memory(facts: Facts, contender: Contender) -> dict[str, int]:
     """The forecast's parts in proportion to the measured peak, which they add up to."""
-    table, row = facts.problem.forecast_of(contender.config)
-    parts = {name: int(values[row]) for name, values in table.parts.items()}
+    forecast = facts.premises.forecast_of(contender.config)
+    parts = {name: int(values[0]) for name, values in forecast.parts.items()}
     scale = contender.peak_bytes / sum(parts.values())
     scaled = {name: int(value * scale) for name, value in parts.items()}
     scaled[max(scaled, key=lambda name: scaled[name])] += contender.peak_bytes - sum(scaled.values())
@@ -180,7 +188,7 @@ def _memory(facts: Facts, contender: Contender) -> dict[str, int]:
 
 def _mfu(facts: Facts, contender: Contender) -> float | None:
     """The forecast's MFU, in proportion to the measured speed."""
-    table, row = facts.problem.forecast_of(contender.config)
-    if table.mfu is None:
+    forecast = facts.premises.forecast_of(contender.config)
+    if forecast.mfu is None:
         return None
-    return float(table.mfu[row] * contender.tokens_per_second.median / table.tokens_per_second[row])
+    return float(forecast.mfu[0] * contender.tokens_per_second.median / forecast.tokens_per_second[0])

@@ -1,16 +1,17 @@
 """The candidates of a job: every legal configuration that may fit, with its forecast."""
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.errors import NothingFits
+from autotune.errors import BadInput, NothingFits
 from autotune.forecast.forecast import Forecast, forecast
 from autotune.hardware.inventory import NodeGroup
 from autotune.hardware.sizes import format_bytes
 from autotune.models.shape import ModelShape
+from autotune.search.ceilings import FORECAST_MARGIN, enough_for, in_words, ways_out
 from search_spaces.columns import Columns
 from search_spaces.constraints import Facts, Rejection
 from search_spaces.space import SearchSpace
@@ -21,6 +22,8 @@ Indices = NDArray[np.int64]
 DOUBT = 0.25
 """A candidate is dropped unprobed only when its forecast peak exceeds what is usable by this share: the
 forecast is not that wrong on any row measured so far, and a probe settles what lies closer."""
+MAX_REASONS = 3
+"""Why a space has nothing legal, in one sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,8 @@ class Candidates:
     """Illegal ones and those that cannot fit; with the candidates they add up to `total`."""
     total: int
     """Size of the whole product of the space."""
+    leanest: tuple[TrainingConfig, int] | None
+    """The legal configuration with the smallest forecast peak, and its bytes; None where none is legal."""
     _found: dict[TrainingConfig, int | None] = field(default_factory=dict, repr=False)
     """What `index` was asked for already."""
 
@@ -56,6 +61,12 @@ class Candidates:
             self._found[config] = int(rows[0]) if len(rows) else None
         return self._found[config]
 
+    def select(self, rows: NDArray[np.bool_]) -> "Candidates":
+        """Only those of a mask of shape (n,); what was rejected, and why, stays as it was."""
+        return replace(
+            self, columns=self.columns.select(rows), forecast=self.forecast.select(rows), _found={}
+        )
+
     @property
     def fits(self) -> NDArray[np.bool_]:
         """Mask of the candidates whose forecast peak is within what is usable."""
@@ -68,41 +79,49 @@ def gather(
     facts: Facts,
     space: SearchSpace,
     ceiling_bytes: int,
-    headroom: float,
+    usable_bytes: int,
 ) -> Candidates:
-    """Enumerate `space`, forecast every legal configuration and keep what may fit.
-
-    Raises NothingFits, with the smallest ceiling that would do, when nothing is left.
-    """
+    """Enumerate `space`, forecast every legal configuration and keep what may fit, be it nothing."""
     enumeration = space.enumerate(facts)
-    if not len(enumeration.columns):
-        reasons = "; ".join(rejection.reason for rejection in enumeration.rejected[:3])
-        raise NothingFits(f"no configuration of the space {space.name!r} is legal here: {reasons}")
-    predicted = forecast(shape, group, facts.world_size, enumeration.columns)
-    usable_bytes = int(ceiling_bytes * (1 - headroom))
+    legal = enumeration.columns
+    predicted = forecast(shape, group, facts.world_size, legal)
     may_fit = predicted.device_bytes <= usable_bytes * (1 + DOUBT)
-    if not may_fit.any():
-        least = int(np.argmin(predicted.device_bytes))
-        needed = math.ceil(predicted.device_bytes[least] / (1 - headroom)) + 1
-        config = enumeration.columns.config(least)
-        advice = "raise --ceiling, " if needed <= group.gpu.memory_bytes else ""
-        raise NothingFits(
-            f"nothing fits under {format_bytes(ceiling_bytes)}: the smallest configuration of the space "
-            f"{space.name!r} needs a ceiling of about {format_bytes(needed)} ({needed} bytes; "
-            f"sharding={config.sharding}, micro_batch_size={config.micro_batch_size}); {advice}add GPUs, or "
-            "pick a smaller model"
-        )
-    columns = enumeration.columns.select(may_fit)
     too_large = Rejection(
         "memory",
         f"the forecast peak is beyond the usable {format_bytes(usable_bytes)} by more than {DOUBT:.0%}",
         int(np.count_nonzero(~may_fit)),
     )
+    least = int(np.argmin(predicted.device_bytes)) if len(legal) else None
     return Candidates(
-        columns=columns,
+        columns=legal.select(may_fit),
         forecast=predicted.select(may_fit),
         ceiling_bytes=ceiling_bytes,
         usable_bytes=usable_bytes,
         rejected=enumeration.rejected + ((too_large,) if too_large.count else ()),
         total=enumeration.total,
+        leanest=None if least is None else (legal.config(least), int(predicted.device_bytes[least])),
+    )
+
+
+def why_none(
+    candidates: Candidates, space: str, headroom: float, device_bytes: int, pinned: AbstractSet[str]
+) -> BadInput | NothingFits:
+    """Why a space has no candidate: nothing in it is legal, or nothing fits; with a ceiling that would do.
+
+    `pinned` are the fields that the user set, whose reasons come first.
+    """
+    if candidates.leanest is None:
+        reasons = sorted(candidates.rejected, key=lambda r: (pinned.isdisjoint(r.fields), -r.count))
+        words = "; ".join(rejection.reason for rejection in reasons[:MAX_REASONS])
+        fields = " or ".join(reasons[0].fields)
+        return BadInput(
+            f"no configuration of the space {space!r} can run here: {words}; allow other values of {fields} "
+            "with --set"
+        )
+    config, peak_bytes = candidates.leanest
+    needed_bytes = enough_for(peak_bytes, headroom, FORECAST_MARGIN)
+    return NothingFits(
+        f"nothing fits under {format_bytes(candidates.ceiling_bytes)}: the smallest configuration of the "
+        f"space {space!r} (sharding={config.sharding}, micro_batch_size={config.micro_batch_size}) needs a "
+        f"ceiling of about {in_words(needed_bytes)}; {ways_out(needed_bytes, device_bytes)}"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from autotune.search.history import TrialRecord, TrialState
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import Estimate, ProbeResult
-from trials.contract.outcome import VERDICTS
+from trials.contract.outcome import VERDICTS, Outcome
 from trials.contract.statistics import median_interval
 
 ROUNDS = 3
@@ -32,13 +32,23 @@ class Contender:
         return max(self.results) + 1
 
     @property
+    def has_speed(self) -> bool:
+        """Whether its own probe has a figure."""
+        return VERDICTS[self.results[0].outcome].has_speed
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether any probe did, so that its peak is larger than any that was seen."""
+        return any(result.outcome == Outcome.OUT_OF_MEMORY for result in self.results.values())
+
+    @property
     def holds(self) -> bool:
         """Whether its own probe has a figure, and no probe says that it does not run within what is usable.
 
         A crash says nothing about that: it may be the machine's.
         """
         verdicts = [VERDICTS[result.outcome] for result in self.results.values()]
-        return VERDICTS[self.results[0].outcome].has_speed and not any(
+        return self.has_speed and not any(
             verdict.completes and (not verdict.has_speed or (result.peak_bytes or 0) > self.usable_bytes)
             for verdict, result in zip(verdicts, self.results.values(), strict=True)
         )
@@ -111,17 +121,22 @@ def headline(contenders: Iterable[Contender]) -> list[Contender]:
     return [c for c in holding if c.config.sequence_length == longest]
 
 
-def next_to_confirm(contenders: Sequence[Contender], baseline: Contender | None) -> Contender | None:
-    """Who is probed next, or None when the leaders are confirmed.
+def due_for_confirmation(contenders: Sequence[Contender], baseline: Contender | None) -> list[Contender]:
+    """Winner, runner-up and baseline.
 
     The leaders are those of the first probes, whatever their confirmations say, so that each round goes
-    through the same ones: winner, runner-up and baseline. Who fails makes room for the next one.
+    through the same ones. Who fails makes room for the next one.
     """
     leaders = sorted(headline(contenders), key=lambda c: (-c.first.median, c.peak_bytes))
     due = leaders[:CONTENDERS]
     if baseline is not None and baseline in leaders and baseline not in due:
         due.append(baseline)
-    unconfirmed = [c for c in due if not c.is_done]
+    return due
+
+
+def next_to_confirm(contenders: Sequence[Contender], baseline: Contender | None) -> Contender | None:
+    """Who is probed next, or None when all that are due are confirmed."""
+    unconfirmed = [c for c in due_for_confirmation(contenders, baseline) if not c.is_done]
     return min(unconfirmed, key=lambda c: len(c.results), default=None)
 
 

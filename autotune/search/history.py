@@ -40,9 +40,7 @@ class TrialRecord:
     @property
     def counts(self) -> bool:
         """Whether it spends one of the budget's trials, now or when it ends as probes usually do."""
-        if self.outcome is None:
-            return self.state == TrialState.RUNNING
-        return VERDICTS[self.outcome].counts
+        return self.state in (TrialState.RUNNING, TrialState.COMPLETE)
 
 
 def to_ask_again(trials: list[TrialRecord]) -> list[TrainingConfig]:
@@ -73,18 +71,15 @@ def refusing_engines(trials: Iterable[TrialRecord]) -> frozenset[EngineName]:
     for trial in trials:
         engine = ENGINE_OF_SHARDING[trial.config.sharding]
         refused[engine] += trial.outcome == Outcome.INVALID
-        if trial.outcome is not None and VERDICTS[trial.outcome].completes:
+        if trial.state == TrialState.COMPLETE:
             running.add(engine)
     return frozenset(e for e, count in refused.items() if count >= ENOUGH_REFUSALS and e not in running)
 
 
-def settled_outcome(outcome: Outcome, earlier: list[TrialRecord]) -> Outcome:
-    """`outcome`, or what it amounts to after `earlier` attempts of the same configuration.
+def is_last_crash(outcome: Outcome, earlier: list[TrialRecord]) -> bool:
+    """Whether a configuration has crashed as often as it may, `earlier` being its attempts before this one.
 
-    The last crash that is allowed counts as a configuration that does not run in time.
+    It then counts as one that does not run, like one that does not run in time.
     """
-    limit = VERDICTS[outcome].max_attempts
-    same = sum(trial.outcome == outcome for trial in earlier)
-    if outcome == Outcome.CRASHED and limit is not None and same + 1 >= limit:
-        return Outcome.TIMED_OUT
-    return outcome
+    crashes = sum(trial.outcome == Outcome.CRASHED for trial in earlier)
+    return outcome == Outcome.CRASHED and crashes + 1 == VERDICTS[outcome].max_attempts

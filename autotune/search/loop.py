@@ -4,14 +4,21 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import median
 
 from autotune.execution.executor import Executor
 from autotune.search.candidates import Candidates
-from autotune.search.confirmation import CONTENDERS, ROUNDS, Contender, gather_contenders, next_to_confirm
+from autotune.search.confirmation import (
+    CONTENDERS,
+    ROUNDS,
+    Contender,
+    due_for_confirmation,
+    gather_contenders,
+    next_to_confirm,
+)
 from autotune.search.events import Listener, ProbeEnded, ProbeStarted, Standing
-from autotune.search.history import TrialRecord, TrialState, settled_outcome, to_ask_again
-from autotune.search.stopping import Budget, why_hopeless
+from autotune.search.history import TrialRecord, TrialState, is_last_crash, to_ask_again
+from autotune.search.stopping import Budget, counted, why_hopeless
 from autotune.search.study import SearchStudy
 from autotune.storage.records import Measurement
 from trials.contract.config import TrainingConfig
@@ -22,6 +29,9 @@ HEARTBEAT_S = 5.0
 """How often the lease is renewed, and the clock looked at, while probes run."""
 MAX_CONFIRMATIONS = (CONTENDERS + 2) * ROUNDS
 """Room for one leader to fail or fall behind; after that the answer is given as it stands."""
+
+MAX_RESERVE = 1 / 3
+"""Share of the budget's time that may be kept for confirmations: the search has to find what they confirm."""
 
 Commit = Callable[[int, int, TrainingConfig, ProbeResult], None]
 """Trial, repeat, configuration, result: into the database before the study is told."""
@@ -113,9 +123,9 @@ class SearchLoop:
             if hopeless := why_hopeless(self._ended):
                 return hopeless
             if self._budget.trials_left(history) <= 0:
-                return f"the budget of {self._budget.trials} trials is spent"
-            if self._seconds() + self._confirmation_seconds(history) >= self._budget.seconds:
-                return f"the budget of {self._budget.seconds / 60:g} minutes is spent"
+                return f"the budget of {counted(self._budget.trials, 'trial')} is spent"
+            if self._seconds() + self._reserved_seconds(history) >= self._budget.seconds:
+                return f"the budget of {counted(self._budget.seconds / 60, 'minute')} is spent"
             if any(trial.state == TrialState.WAITING for trial in history):
                 asked = self._study.ask_queued()
             elif not any(trial.config == self._baseline for trial in history):
@@ -131,9 +141,7 @@ class SearchLoop:
 
     def _confirm(self) -> None:
         for _ in range(MAX_CONFIRMATIONS):
-            contenders = self.contenders()
-            baseline = next((c for c in contenders if c.config == self._baseline), None)
-            due = next_to_confirm(contenders, baseline)
+            due = next_to_confirm(*self._rivals())
             if due is None or self._seconds() >= self._budget.seconds:
                 return
             self._start(_Probe(due.trial, due.next_repeat, due.config))
@@ -157,17 +165,14 @@ class SearchLoop:
             if result.outcome != Outcome.INTERRUPTED:  # which says nothing about the configuration
                 self._commit(probe.trial, probe.repeat, probe.config, result)
                 self._results.setdefault(probe.trial, {})[probe.repeat] = result
-            outcome = result.outcome
             if probe.repeat == 0:
-                outcome = self._tell(probe.trial, probe.config, result)
-            self._listener(ProbeEnded(probe.trial, probe.config, outcome, result, probe.repeat))
+                self._tell(probe.trial, probe.config, result)
+            self._listener(ProbeEnded(probe.trial, probe.config, result.outcome, result, probe.repeat))
             self._listener(self.standing())
 
-    def _tell(self, number: int, config: TrainingConfig, result: ProbeResult) -> Outcome:
+    def _tell(self, number: int, config: TrainingConfig, result: ProbeResult) -> None:
         earlier = [t for t in self._study.trials() if t.config == config and t.number < number]
-        outcome = settled_outcome(result.outcome, earlier)
-        self._study.tell(number, result, outcome)
-        return outcome
+        self._study.tell(number, result, is_last=is_last_crash(result.outcome, earlier))
 
     def standing(self) -> Standing:
         history = self._study.trials()
@@ -186,10 +191,20 @@ class SearchLoop:
             seconds_left=self._budget.seconds - self._seconds(),
         )
 
-    def _confirmation_seconds(self, history: list[TrialRecord]) -> float:
-        """What the confirmations will take, by the trials so far."""
-        seconds = [trial.seconds for trial in history if trial.outcome and VERDICTS[trial.outcome].has_speed]
-        return (CONTENDERS + 1) * ROUNDS * fmean(seconds) if seconds else 0.0
+    def _rivals(self) -> tuple[list[Contender], Contender | None]:
+        """All contenders, and which of them is the baseline."""
+        contenders = self.contenders()
+        return contenders, next((c for c in contenders if c.config == self._baseline), None)
+
+    def _reserved_seconds(self, history: list[TrialRecord]) -> float:
+        """What the confirmations will take, by the trials so far; the first one began cold."""
+        measured = [t for t in history if t.outcome and VERDICTS[t.outcome].has_speed]
+        if not measured:
+            return 0.0
+        warm = [trial.seconds for trial in measured if trial.number > 0]
+        probes = ROUNDS * len(due_for_confirmation(*self._rivals()))
+        needed = probes * median(warm or [trial.seconds for trial in measured])
+        return min(needed, self._budget.seconds * MAX_RESERVE)
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

@@ -1,6 +1,7 @@
 """`Problem`: a job's specification worked out, with everything that follows from it without a probe."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from autotune.hardware.inventory import Inventory, NodeGroup
 from autotune.jobs import JobSpec
 from autotune.models.shape import ModelShape
 from autotune.search.baseline import default_baseline
-from autotune.search.candidates import Candidates, gather
+from autotune.search.candidates import Candidates, gather, why_none
 from autotune.search.facts import facts_of
 from search_spaces.columns import Columns
 from search_spaces.constraints import Facts, accumulation_steps, why_illegal
@@ -29,16 +30,17 @@ forecast that is wrong by less than a factor of two cannot end one."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A job's specification, worked out: everything that follows from it without a probe."""
+class Premises:
+    """What a recorded job rests on, whatever this autotune would forecast or choose today."""
 
     spec: JobSpec
     shape: ModelShape
     group: NodeGroup
-    candidates: Candidates
-    baseline: TrainingConfig
-    baseline_forecast: Forecast
-    """Of the baseline, which need not be a candidate."""
+
+    @property
+    def baseline(self) -> TrainingConfig:
+        assert self.spec.chosen_baseline is not None, "a job is worked out before it is recorded"
+        return self.spec.chosen_baseline
 
     @property
     def layout(self) -> Layout:
@@ -51,16 +53,32 @@ class Problem:
         slots = group.num_nodes * (group.gpus_per_node // world_size)
         return Layout(group.gpu.kind, 1, world_size, slots)
 
-    def forecast_of(self, config: TrainingConfig) -> tuple[Forecast, int]:
-        """The table and row with the forecast of a candidate or of the baseline."""
-        index = self.candidates.index(config)
-        return (self.baseline_forecast, 0) if index is None else (self.candidates.forecast, index)
+    def forecast_of(self, config: TrainingConfig) -> Forecast:
+        """One row, of any configuration that is legal here."""
+        return forecast(self.shape, self.group, self.spec.world_size, Columns.of([config]))
 
 
-def work_out(spec: JobSpec) -> Problem:
-    """Enumerate and forecast. Deterministic, so that a resumed job finds what it left.
+@dataclass(frozen=True)
+class Problem(Premises):
+    """A job's specification, worked out: everything that follows from it without a probe."""
 
-    Raises BadInput for a baseline or a world that cannot run here, NothingFits where no candidate is left.
+    candidates: Candidates
+
+
+def premises(spec: JobSpec) -> Premises:
+    """Of a recorded job; raises nothing on account of a forecast."""
+    if spec.chosen_baseline is None:  # recorded by an autotune that did not keep what it chose
+        return work_out(spec)
+    return Premises(spec, ModelShape(**spec.shape), Inventory.from_dict(spec.inventory).group)
+
+
+def work_out(spec: JobSpec, pinned: AbstractSet[str] = frozenset()) -> Problem:
+    """Enumerate and forecast, and choose the baseline where that is still to be done.
+
+    A job whose baseline stands was worked out before it was recorded: it may have other candidates today,
+    or none that is left to probe. Of another, raises BadInput for a baseline or a world that cannot run
+    here and for a space in which nothing is legal, NothingFits where no candidate is left. `pinned` are
+    the fields that the user set.
     """
     shape = ModelShape(**spec.shape)
     group = Inventory.from_dict(spec.inventory).group
@@ -79,14 +97,17 @@ def work_out(spec: JobSpec) -> Problem:
         global_batch_tolerance=spec.global_batch_tolerance,
     )
     try:
-        candidates = gather(shape, group, facts, space, spec.ceiling_bytes, spec.headroom)
-        baseline = default_baseline(candidates)
-        if spec.baseline is not None:
-            baseline = _own_baseline(spec.baseline, baseline, candidates, facts)
+        candidates = gather(shape, group, facts, space, spec.ceiling_bytes, spec.usable_bytes)
+        if spec.chosen_baseline is None:
+            if not len(candidates):
+                raise why_none(candidates, space.name, spec.headroom, group.gpu.memory_bytes, pinned)
+            baseline = default_baseline(candidates)
+            if spec.baseline is not None:
+                baseline = _own_baseline(spec.baseline, baseline, candidates, facts)
+            spec = spec.model_copy(update={"chosen_baseline": baseline})
     except ContractError as error:
         raise BadInput(str(error)) from error
-    own_forecast = forecast(shape, group, spec.world_size, Columns.of([baseline]))
-    return Problem(spec, shape, group, candidates, baseline, own_forecast)
+    return Problem(spec, shape, group, candidates)
 
 
 def _check_world(world_size: int, group: NodeGroup) -> None:
@@ -125,7 +146,7 @@ def _own_baseline(
 
 
 def probe_request(problem: Problem, probe_id: str, config: TrainingConfig) -> ProbeRequest:
-    table, row = problem.forecast_of(config)
+    step_s = float(problem.forecast_of(config).step_s[0])
     layout = problem.layout
     return ProbeRequest(
         probe_id=probe_id,
@@ -135,7 +156,7 @@ def probe_request(problem: Problem, probe_id: str, config: TrainingConfig) -> Pr
         world_size=layout.world_size,
         num_nodes=layout.num_nodes,
         ceiling_bytes=problem.spec.ceiling_bytes,
-        deadline_s=min(max(MIN_DEADLINE_S, DEADLINE_STEPS * float(table.step_s[row])), MAX_DEADLINE_S),
+        deadline_s=min(max(MIN_DEADLINE_S, DEADLINE_STEPS * step_s), MAX_DEADLINE_S),
         seed=problem.spec.seed,
         measurement=MeasurementPlan(),
     )

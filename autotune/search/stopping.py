@@ -27,6 +27,11 @@ class Budget:
         return self.trials - sum(trial.counts for trial in history)
 
 
+def counted(number: float, noun: str) -> str:
+    """`1 trial`, `24 trials`, `1.5 minutes`."""
+    return f"{number:,.12g} {noun}" + ("" if number == 1 else "s")
+
+
 def why_hopeless(ended: Sequence[ProbeResult]) -> str | None:
     """A sentence when so many probes in a row came to nothing that more would too; else None.
 

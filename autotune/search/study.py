@@ -17,7 +17,7 @@ from optuna.trial import TrialState as OptunaState
 from autotune.search.candidates import Candidates, Indices
 from autotune.search.encoding import Encoding
 from autotune.search.history import TrialRecord, TrialState
-from autotune.search.samplers import distributions, make_sampler
+from autotune.search.samplers import distributions, make_sampler, require_sampler
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
@@ -25,6 +25,9 @@ from trials.contract.outcome import VERDICTS, Outcome
 
 CONFIG, OUTCOME, REASON, PEAK, SECONDS = "config", "outcome", "reason", "peak_bytes", "seconds"
 """User attributes of a trial; the dashboard and its CSV show them."""
+DIMENSIONS = "dimensions"
+"""User attribute of a study: its encoding. Optuna takes no other distribution than a study's first, while
+another forecast, or another autotune, would leave other candidates to derive them from."""
 
 LEAST_MEMORY_VIOLATION = 0.02
 """Of an out-of-memory whose forecast said that it fits."""
@@ -60,26 +63,32 @@ class SearchStudy:
     ) -> None:
         """Create the study `name`, or take up the one there is.
 
-        `baseline` widens the parameters where it lies outside the candidates. Raises BadInput for an
-        unknown sampler.
+        `baseline` widens the parameters where it lies outside the candidates. One that there is keeps the
+        parameters that it began with; candidates that are not among them are left out. Raises BadInput for
+        an unknown sampler.
         """
         _quiet_optuna()
-        self._candidates = candidates
-        self._encoding = Encoding.of(_with(candidates.columns, baseline))
-        self._space = distributions(self._encoding)
-        self._sampler = make_sampler(sampler, candidates, self._encoding, seed, self._records)
+        require_sampler(sampler)
         self._study: Study = optuna.create_study(
-            storage=storage, study_name=name, direction="maximize", sampler=self._sampler, load_if_exists=True
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
         )
+        if DIMENSIONS not in self._study.user_attrs:
+            begun_with = Encoding.of(_with(candidates.columns, baseline))
+            self._study.set_user_attr(DIMENSIONS, begun_with.to_dict())
+        self._encoding = Encoding.from_dict(self._study.user_attrs[DIMENSIONS])
+        self._space = distributions(self._encoding)
+        self._candidates = candidates.select(self._encoding.admits(candidates.columns))
+        self._sampler = make_sampler(sampler, self._candidates, self._encoding, seed, _records)
+        self._study.sampler = self._sampler
 
     def trials(self) -> list[TrialRecord]:
         """Every trial so far, by number."""
-        return self._records(self._study.get_trials(deepcopy=False))
+        return _records(self._study.get_trials(deepcopy=False))
 
     def abandon_unnamed(self) -> None:
         """Fail the trials whose driver died before it had written down a configuration."""
         for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-            if self._config(trial) is None:
+            if CONFIG not in trial.user_attrs:
                 self._study.tell(trial.number, state=OptunaState.FAIL, skip_if_finished=True)
 
     def remaining(self) -> Indices:
@@ -102,18 +111,17 @@ class SearchStudy:
         """The trial that waits in the queue, where a driver died between putting and taking it."""
         return self._begin()
 
-    def tell(self, number: int, result: ProbeResult, outcome: Outcome) -> None:
-        """Record what became of a trial; `outcome` may be graver than the probe's own."""
-        verdict = VERDICTS[outcome]
-        trial = Trial(self._study, self._id(number))
-        for key, value in _attributes(result, outcome).items():
+    def tell(self, number: int, result: ProbeResult, *, is_last: bool = False) -> None:
+        """Record what became of a trial; `is_last` where a failure is not going to be asked for again."""
+        verdict, outcome = VERDICTS[result.outcome], result.outcome
+        frozen: FrozenTrial = self._study.get_trials(deepcopy=False)[number]
+        trial = Trial(self._study, frozen._trial_id)
+        for key, value in _attributes(result).items():
             trial.set_user_attr(key, value)
-        if not verdict.completes:
+        if not (verdict.completes or is_last):
             self._study.tell(trial, state=OptunaState.FAIL, skip_if_finished=True)
             return
-        config = self._config(self._study.get_trials(deepcopy=False)[number])
-        assert config is not None, "a probe ran, so there is a configuration"
-        trial.set_constraint("memory", self._memory_constraint(config, result, outcome))
+        trial.set_constraint("memory", self._memory_constraint(_config(frozen), result))
         trial.set_constraint("runs", 0.0 if verdict.has_speed or outcome == Outcome.OUT_OF_MEMORY else 1.0)
         speed = result.tokens_per_second.median if verdict.has_speed and result.tokens_per_second else 0.0
         self._study.tell(trial, speed if math.isfinite(speed) else 0.0, skip_if_finished=True)
@@ -121,33 +129,18 @@ class SearchStudy:
     def _begin(self) -> Asked:
         trial = self._study.ask(self._space)
         if CONFIG in trial.user_attrs:
-            return Asked(trial.number, TrainingConfig.model_validate(trial.user_attrs[CONFIG]))
+            return Asked(trial.number, _config(trial))
         index = self._sampler.index(trial.params)
         assert index is not None, "the sampler proposes candidates only"
         config = self._candidates.config(index)
         trial.set_user_attr(CONFIG, config.model_dump(mode="json"))
         return Asked(trial.number, config)
 
-    def _records(self, trials: list[FrozenTrial]) -> list[TrialRecord]:
-        named = ((trial, self._config(trial)) for trial in trials)
-        return [_record(trial, config) for trial, config in named if config is not None]
-
-    def _config(self, trial: FrozenTrial) -> TrainingConfig | None:
-        """The configuration of a trial, which has its parameters a moment before it has the attribute."""
-        if CONFIG in trial.user_attrs:
-            return TrainingConfig.model_validate(trial.user_attrs[CONFIG])
-        index = self._sampler.index(trial.params)
-        return None if index is None else self._candidates.config(index)
-
-    def _id(self, number: int) -> int:
-        trial: FrozenTrial = self._study.get_trials(deepcopy=False)[number]
-        return trial._trial_id
-
-    def _memory_constraint(self, config: TrainingConfig, result: ProbeResult, outcome: Outcome) -> float:
+    def _memory_constraint(self, config: TrainingConfig, result: ProbeResult) -> float:
         """log(peak / limit): feasible where ≤ 0."""
         index = self._candidates.index(config)
         forecast = None if index is None else float(self._candidates.forecast.device_bytes[index])
-        if outcome == Outcome.OUT_OF_MEMORY:
+        if result.outcome == Outcome.OUT_OF_MEMORY:
             ratio = math.log(forecast / self._candidates.ceiling_bytes) if forecast else 0.0
             return max(ratio, LEAST_MEMORY_VIOLATION)
         peak = result.peak_bytes or forecast or self._candidates.usable_bytes
@@ -160,10 +153,10 @@ def _with(columns: Columns, config: TrainingConfig) -> Columns:
     return Columns({field: np.append(array, row[field]) for field, array in columns.values.items()})
 
 
-def _attributes(result: ProbeResult, outcome: Outcome) -> dict[str, Any]:
+def _attributes(result: ProbeResult) -> dict[str, Any]:
     speed = result.tokens_per_second
     return {
-        OUTCOME: outcome.value,
+        OUTCOME: result.outcome.value,
         REASON: result.reason,
         PEAK: result.peak_bytes,
         SECONDS: round(result.seconds, 3),
@@ -172,18 +165,42 @@ def _attributes(result: ProbeResult, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _record(trial: FrozenTrial, config: TrainingConfig) -> TrialRecord:
+def recorded_trials(storage: BaseStorage, name: str) -> list[TrialRecord]:
+    """Every trial of the study `name`, by number; none where its job has not begun."""
+    _quiet_optuna()
+    if name not in study_names(storage):
+        return []
+    return _records(optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False))
+
+
+def study_names(storage: BaseStorage) -> set[str]:
+    """Of all studies in a database, ours or not."""
+    return set(optuna.get_all_study_names(storage))
+
+
+def _records(trials: list[FrozenTrial]) -> list[TrialRecord]:
+    # A trial is there a moment before its configuration is.
+    return [_record(trial) for trial in trials if CONFIG in trial.user_attrs]
+
+
+def _config(trial: FrozenTrial | Trial) -> TrainingConfig:
+    return TrainingConfig.model_validate(trial.user_attrs[CONFIG])
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
     attributes = trial.user_attrs
     outcome = attributes.get(OUTCOME) if trial.state.is_finished() else None
     if trial.state.is_finished() and outcome is None:
         outcome = Outcome.INTERRUPTED  # told by somebody else, for instance in the dashboard
+    outcome = Outcome(outcome) if outcome else None
     return TrialRecord(
         number=trial.number,
         state=_STATES[trial.state],
-        config=config,
-        outcome=Outcome(outcome) if outcome else None,
+        config=_config(trial),
+        outcome=outcome,
         tokens_per_second=trial.value if trial.value is not None else 0.0,
-        peak_bytes=attributes.get(PEAK),
+        # How far a probe came that could not run to its end is no figure of its configuration.
+        peak_bytes=attributes.get(PEAK) if outcome and VERDICTS[outcome].completes else None,
         reason=attributes.get(REASON),
         seconds=attributes.get(SECONDS, 0.0),
     )

@@ -103,6 +103,15 @@ def place(url: URL) -> str:
     return f"{url.database or 'of this user'} on {server}{port}"
 
 
+def may_exist(text: str) -> bool:
+    """Whether there may be a database at this URL; False for a SQLite file that opening would create.
+
+    Raises StorageUnavailable as `parse_url` does.
+    """
+    url = parse_url(text)
+    return BACKENDS[url.drivername] is not _SQLITE or Path(str(url.database)).exists()
+
+
 def _file(url: URL) -> str:
     if url.host or not url.database or url.database == ":memory:":
         raise StorageUnavailable(

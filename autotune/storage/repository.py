@@ -63,11 +63,6 @@ class Repository:
 
     # Jobs
 
-    def require_free(self, name: str) -> None:
-        """Raise NameInUse where there is a job of that name now."""
-        if any(job.name == name for job in self.jobs()):
-            raise _name_in_use(name)
-
     def create_job(self, spec: JobSpec) -> Job:
         """Record a queued job; raises NameInUse where there is one of that name."""
         now = self._clock()
@@ -83,7 +78,7 @@ class Repository:
             try:
                 session.flush()
             except IntegrityError as error:
-                raise _name_in_use(spec.name) from error
+                raise name_in_use(spec.name) from error
             return self._job(row)
 
     def job(self, name: str) -> Job:
@@ -92,8 +87,7 @@ class Repository:
             row = session.scalar(select(JobRow).where(JobRow.name == name))
             if row is None:
                 names = list(session.scalars(select(JobRow.name).order_by(JobRow.id)))
-                hint = nearest(name, names) if names else "; this database has no jobs yet"
-                raise NoSuchJob(f"there is no job named {name!r}{hint}")
+                raise no_such_job(name, names)
             return self._job(row)
 
     def jobs(self) -> list[Job]:
@@ -274,7 +268,13 @@ class Repository:
         return read_job(row, self._holder(row))
 
 
-def _name_in_use(name: str) -> NameInUse:
+def no_such_job(name: str, names: list[str]) -> NoSuchJob:
+    """`names` are those of the jobs that there are."""
+    hint = nearest(name, names) if names else "; this database has no jobs yet"
+    return NoSuchJob(f"there is no job named {name!r}{hint}")
+
+
+def name_in_use(name: str) -> NameInUse:
     return NameInUse(
         f"there is a job named {name!r} already; choose another name, or go on with that one: "
         f"autotune resume {name}"

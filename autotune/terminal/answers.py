@@ -7,13 +7,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from autotune.export import FORMATS
 from autotune.hardware.sizes import format_bytes
 from autotune.jobs import JobStatus
 from autotune.report.answer import Answer, Recommendation, Row
 from autotune.report.trials import TrialRow
+from autotune.search.stopping import counted
 from autotune.terminal.tables import ConfigTable, memory, speed_or_outcome
-from autotune.terminal.words import caveats, clock, describe, figure, in_common, interval, spoken, trials
+from autotune.terminal.words import caveats, clock, describe, figure, in_common, interval, spoken
 from trials.contract.config import TrainingConfig
 
 EVIDENCE = {
@@ -23,8 +23,11 @@ EVIDENCE = {
 }
 
 
-def answer_view(answer: Answer) -> RenderableType:
-    """The recommendation with its evidence, what comes next, and what it cost to find out."""
+def answer_view(answer: Answer, formats: Sequence[str] = ()) -> RenderableType:
+    """The recommendation with its evidence, what comes next, and what it cost to find out.
+
+    `formats` are those that it can be exported to.
+    """
     chosen = answer.recommendation
     parts: list[RenderableType] = []
     if chosen is None:
@@ -36,7 +39,7 @@ def answer_view(answer: Answer) -> RenderableType:
             parts += ["", Text("the fastest at each length", style="bold"), _rows(answer.by_length, set())]
         if answer.alternatives:
             parts += ["", Text("next best", style="bold"), _rows(answer.alternatives, tied)]
-    parts += ["", *(Text(line, style="dim") for line in _footer(answer))]
+    parts += ["", *(Text(line, style="dim") for line in _footer(answer, formats))]
     title = "recommendation" if answer.status == JobStatus.FINISHED else f"{answer.status}, as it stands"
     return Panel(
         Group(*parts),
@@ -88,17 +91,18 @@ def _rows(rows: Sequence[Row], tied: set[TrainingConfig]) -> ConfigTable:
     return table
 
 
-def _footer(answer: Answer) -> list[str]:
+def _footer(answer: Answer, formats: Sequence[str]) -> list[str]:
     spent = answer.spent
-    counts = ", ".join(f"{count} {spoken(outcome)}" for outcome, count in answer.counts.items())
-    hours = f"{spent.gpu_hours:.2f} device hours of probes"
-    lines = [f"{trials(spent.trials)} ({counts or 'none has ended'}) in {clock(spent.seconds)}, {hours}"]
+    counts = ", ".join(f"{count} {spoken(outcome)}" for outcome, count in answer.counts.items() if count)
+    hours = f", {spent.gpu_hours:.2f} GPU hours of probes" if spent.gpu_hours else ""
+    ended = f"{counted(spent.trials, 'trial')} ({counts or 'none has ended'})"
+    lines = [f"{ended} in {clock(spent.seconds)}{hours}"]
     if answer.reason:
         lines.append(answer.reason)
     if answer.status == JobStatus.FAILED:
         lines.append(f"go on: autotune resume {answer.job}")
-    if answer.recommendation is not None:
-        lines.append(f"use it: autotune export {answer.job} --to {'|'.join(FORMATS)} --output DIR")
+    if formats:
+        lines.append(f"use it: autotune export {answer.job} --to {'|'.join(formats)} --output DIR")
     return lines
 
 

@@ -1,6 +1,6 @@
 """Jobs, models, devices and spaces as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,7 +15,8 @@ COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 """How parameters are counted."""
 
 
-def jobs_view(jobs: Sequence[Job]) -> RenderableType:
+def jobs_view(jobs: Sequence[Job], done: Iterable[int]) -> RenderableType:
+    """`done` has the trials that each job has spent of its budget."""
     if not jobs:
         return "no job in this database yet; `autotune tune MODEL --gpus SPEC` makes one"
     table = plain_table()
@@ -24,10 +25,10 @@ def jobs_view(jobs: Sequence[Job]) -> RenderableType:
     table.add_column("trials", justify="right", no_wrap=True)
     table.add_column("spent", justify="right", no_wrap=True)
     table.add_column("driver, or why it ended")
-    for job in jobs:
+    for job, trials in zip(jobs, done, strict=True):
         spec, why = job.spec, job.driver or job.reason or ""
-        spent = clock(job.spent_s)
-        table.add_row(job.name, job.status, spec.model.name, spec.gpus, str(spec.trials), spent, why)
+        spent, budget = clock(job.spent_s), f"{trials}/{spec.trials}"
+        table.add_row(job.name, job.status, spec.model.name, spec.gpus, budget, spent, why)
     return table
 
 

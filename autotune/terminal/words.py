@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from autotune.hardware.sizes import format_bytes
 from autotune.search.events import JobStarted
 from autotune.search.history import TrialRecord
+from autotune.search.stopping import counted
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import Estimate
 from trials.contract.outcome import Outcome
@@ -113,17 +114,12 @@ def spoken(outcome: Outcome) -> str:
     return outcome.replace("_", " ")
 
 
-def trials(number: int) -> str:
-    return "1 trial" if number == 1 else f"{number} trials"
-
-
 def opening(job: JobStarted) -> list[str]:
     """What to know of a job before its first probe: how much there is to try, and what is left out."""
-    lines = [
-        f"job {job.name}: at most {trials(job.trials)} under {format_bytes(job.ceiling_bytes)} per device"
-    ]
+    most, ceiling = counted(job.trials, "trial"), format_bytes(job.ceiling_bytes)
+    lines = [f"job {job.name}: at most {most} under {ceiling} per device"]
     if job.candidates:
-        lines[0] += f", {job.candidates:,} candidates"
+        lines[0] += f", {counted(job.candidates, 'candidate')}"
     lines += [f"  left out {rejection.count:,}: {rejection.reason}" for rejection in job.rejected]
     return lines + [f"  note: {note}" for note in job.notes]
 

@@ -84,9 +84,5 @@ def run_process(folder: Path, *words: object, timeout_s: float = 120.0) -> Ended
 
 
 def files_in(folder: Path) -> set[str]:
-    """Everything below `folder` but the default database, which every command opens."""
-    return {
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if not path.name.startswith("autotune.db") and "__pycache__" not in path.parts
-    }
+    """Everything below `folder`."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "__pycache__" not in path.parts}

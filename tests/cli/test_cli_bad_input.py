@@ -21,8 +21,8 @@ def nothing_is_left(cli: Cli, home: Path):
     """Neither a job nor a file is there afterwards that was not there before."""
     before = files_in(home)
     yield
-    assert files_in(home) == before
     assert cli("jobs", "--json").json == {"jobs": []}
+    assert files_in(home) == before
 
 
 @pytest.fixture
@@ -165,7 +165,8 @@ def test_code_from_elsewhere_in_a_config_is_left_out(cli: Cli, home: Path):
 @pytest.mark.usefixtures("files", "nothing_is_left")
 def test_a_bad_option_is_named(cli: Cli, options: list[str], words: list[str]):
     """Of an option given twice the last one counts."""
-    ended = cli(*TUNE, *options, *(() if "--sampler" in options or options == ["--set"] else NO_SAMPLER))
+    complete = options == ["--set"] or {"--sampler", "--storage"} & set(options)
+    ended = cli(*TUNE, *options, *(() if complete else NO_SAMPLER))
     assert "secret" not in ended.err
     refused(ended, 2, *words)
 
@@ -191,8 +192,24 @@ def test_a_ceiling_below_the_model_names_the_smallest_that_would_do(cli: Cli):
 
 
 @pytest.mark.usefixtures("nothing_is_left")
-def test_what_no_device_here_can_run_fits_nowhere(cli: Cli):
-    refused(cli(*TUNE, "--set", "precision=fp8", *NO_SAMPLER), 3, "fp8")
+def test_what_no_device_here_can_run_is_bad_input(cli: Cli):
+    ended = cli(*TUNE, "--set", "precision=fp8", *NO_SAMPLER)
+    refused(ended, 2, "fp8", "allow other values of precision with --set")
+
+
+@pytest.mark.parametrize("gpus", ["auto", "cpu:2"])
+@pytest.mark.usefixtures("nothing_is_left")
+def test_a_cluster_that_is_not_there_is_bad_input(cli: Cli, gpus: str):
+    words = ("--executor", "ray", "--ray-address", "127.0.0.1:1")
+    refused(cli("tune", "tiny.json", "--gpus", gpus, *words), 2, "Ray", "127.0.0.1:1")
+
+
+@pytest.mark.parametrize("command", ["show", "resume", "trials", "export"])
+@pytest.mark.usefixtures("nothing_is_left")
+def test_reading_creates_no_database(cli: Cli, command: str):
+    options = ["--to", "torchrun", "--output", "out"] if command == "export" else []
+    refused(cli(command, "job", *options), 2, "no job named 'job'", "no jobs yet")
+    assert "no job in this database yet" in cli("jobs").out
 
 
 @pytest.mark.usefixtures("recorded")
@@ -236,7 +253,10 @@ def test_an_export_that_cannot_be_writes_nothing(cli: Cli, home: Path, options: 
 def test_a_job_without_a_recommendation_has_nothing_to_export(cli: Cli, home: Path):
     before = files_in(home)
     refused(
-        cli("export", "hopeless", "--to", "torchrun", "--output", "out"), 4, "hopeless", "no recommendation"
+        cli("export", "hopeless", "--to", "torchrun", "--output", "out"),
+        4,
+        "job 'hopeless' has no recommendation: nothing could be measured",
+        "scripted non_finite",
     )
     assert files_in(home) == before
 

@@ -1,11 +1,14 @@
 """`--json`: one object of the published shape on stdout, and nothing else."""
 
+import json
 from typing import Any
 
 import jsonschema
 import pytest
 from cli_support import Cli
+from fakes import FakeExecutor
 
+from autotune.errors import NothingFits
 from autotune.jobs import JobStatus
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import Outcome
@@ -67,6 +70,7 @@ ANSWER = exactly(
         "recommendation": or_null(RECOMMENDATION), "by_length": ROWS, "alternatives": ROWS, "front": ROWS,
         "counts": {
             "type": "object", "propertyNames": {"enum": list(Outcome)}, "additionalProperties": COUNT,
+            "required": list(Outcome),
         },
         "spent": exactly({"trials": COUNT, "seconds": NUMBER, "gpu_hours": NUMBER}),
     }
@@ -130,7 +134,34 @@ def test_a_job_that_found_nothing_recommends_nothing(cli: Cli):
     assert answer["recommendation"] is None
     assert answer["status"] == "failed"
     assert "autotune trials hopeless" in answer["reason"]
-    assert list(answer["counts"]) == ["non_finite"]
+    assert [outcome for outcome, count in answer["counts"].items() if count] == ["non_finite"]
+    assert list(answer["counts"]) == list(Outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(Outcome.OUT_OF_MEMORY, NothingFits.exit_code), (Outcome.CRASHED, 4)]
+)
+def test_a_job_that_comes_to_nothing_has_an_answer_too(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, code: int
+):
+    def scripted(layout: object, address: object) -> FakeExecutor:
+        return FakeExecutor(lambda config, attempt: outcome)
+
+    monkeypatch.setattr("autotune.service.EXECUTORS", {"local": scripted})
+    words = ("tune", "tiny.json", "--gpus", "cpu:2", "--executor", "local", "--name", "vain", "--trials", "1")
+    for ended in (cli(*words, "--json"), cli("resume", "vain", "--json")):
+        assert ended.code == code
+        answer = json.loads(ended.out)
+        jsonschema.validate(answer, ANSWER)
+        assert answer["recommendation"] is None
+        assert answer["status"] == "failed"
+        assert answer["counts"][outcome] > 0
+        assert ended.err.splitlines()[-1] == f"autotune: {answer['reason']}"
+
+
+def test_what_is_no_job_has_no_answer(cli: Cli):
+    ended = cli("tune", "tiny.json", "--gpus", "cpu:2", "--ceiling", "10MiB", "--json")
+    assert "nothing fits under 10 MiB" in ended.sentence
 
 
 @pytest.mark.usefixtures("recorded")

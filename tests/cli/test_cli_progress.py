@@ -192,6 +192,18 @@ def test_confirmations_are_a_table_of_their_own():
     assert "7 of 9 further probes of the leaders" in "\n".join(lines)
 
 
+def test_how_far_a_probe_came_that_crashed_is_no_peak():
+    out = io.StringIO()
+    PlainProgress(Console(file=out, width=150))(told(ended_trial(1, Outcome.CRASHED)))
+    assert "peak" not in out.getvalue()
+
+
+def test_one_is_not_called_several():
+    out = io.StringIO()
+    PlainProgress(Console(file=out, width=150))(JobStarted("job", 80 * GIB, 1, candidates=1))
+    assert out.getvalue() == "job job: at most 1 trial under 80.00 GiB per device, 1 candidate\n"
+
+
 def test_elsewhere_than_on_a_terminal_it_is_a_line_per_probe():
     out = io.StringIO()
     view = PlainProgress(Console(file=out, width=150))
@@ -260,6 +272,22 @@ def test_a_view_is_as_wide_as_the_terminal(cli: Cli, monkeypatch: pytest.MonkeyP
 
 def test_an_empty_database_says_how_to_begin(cli: Cli):
     assert "autotune tune MODEL" in cli("jobs").out
+
+
+@pytest.mark.usefixtures("recorded")
+def test_jobs_say_how_far_they_are(cli: Cli):
+    lines = cli("jobs").out.splitlines()
+    rows = {words[0]: words for words in map(str.split, lines[1:]) if words[0] in ("recorded", "hopeless")}
+    assert all("8/8" in words for words in rows.values())
+    assert len(rows) == 2
+
+
+@pytest.mark.usefixtures("recorded")
+def test_an_answer_says_how_to_use_it_where_there_is_something_to_use(cli: Cli):
+    shown = cli("show", "recorded").out
+    assert "autotune export recorded --to deepspeed|accelerate|torchrun --output DIR" in shown
+    assert "hours" not in shown
+    assert "--to" not in cli("show", "hopeless").out
 
 
 @pytest.mark.usefixtures("recorded")

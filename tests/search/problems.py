@@ -18,6 +18,7 @@ def make_problem(**changes: Any) -> Problem:
     model = resolve("llama-20m")
     inventory = parse_inventory(changes.pop("gpus", "cpu:2"))
     space = SearchSpace.load(changes.pop("space", "cpu")).narrowed(changes.pop("settings", {}))
+    pinned = frozenset(changes.pop("pinned", ()))
     fields = {
         "name": "job",
         "model": model.spec,
@@ -29,4 +30,4 @@ def make_problem(**changes: Any) -> Problem:
         "space": space.model_dump(mode="json"),
         **changes,
     }
-    return work_out(JobSpec.parse(fields))
+    return work_out(JobSpec.parse(fields), pinned)

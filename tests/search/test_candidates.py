@@ -1,9 +1,11 @@
-import numpy as np
+import re
+
 import pytest
 from problems import GIB, MIB, make_problem
 
 from autotune.errors import BadInput, NothingFits
 from autotune.search.candidates import DOUBT
+from autotune.search.ceilings import FORECAST_MARGIN
 from trials.contract.config import TrainingConfig
 
 
@@ -31,15 +33,36 @@ def test_what_is_far_beyond_the_ceiling_is_dropped_with_its_reason():
 def test_a_ceiling_below_everything_names_the_smallest_that_would_do():
     with pytest.raises(NothingFits) as raised:
         make_problem(ceiling_bytes=64 * MIB)
-    needed = int(str(raised.value).split("(")[1].split(" bytes")[0])
-    assert np.any(make_problem(ceiling_bytes=needed).candidates.fits)
+    needed = int(re.search(r"(\d+) bytes", str(raised.value))[1])
+    forecast = make_problem(ceiling_bytes=needed).candidates.forecast.device_bytes.min()
+    assert forecast * (1 + FORECAST_MARGIN) <= needed * 0.95
+    assert f"{needed // MIB}MiB" in str(raised.value)
+    assert needed % MIB == 0
     with pytest.raises(NothingFits):
-        make_problem(ceiling_bytes=int(needed / (1 + DOUBT) * 0.99))
+        make_problem(ceiling_bytes=int(forecast / 0.95 / (1 + DOUBT) * 0.99))
 
 
-def test_a_space_without_a_legal_configuration_says_why():
-    with pytest.raises(NothingFits, match="DeepSpeed refuses fp16 on CPU"):
+def test_a_ceiling_that_no_device_has_is_no_advice():
+    with pytest.raises(NothingFits) as raised:
+        make_problem(gpus="H100:1", settings={"micro_batch_size": [2**20]}, ceiling_bytes=GIB)
+    assert "raise --ceiling" not in str(raised.value)
+
+
+def test_a_space_without_a_legal_configuration_says_why_and_what_to_change():
+    words = "DeepSpeed refuses fp16 on CPU.* allow other values of .*precision.* with --set"
+    with pytest.raises(BadInput, match=words):
         make_problem(settings={"precision": ["fp16"], "sharding": ["zero1"]})
+
+
+def test_of_several_reasons_the_one_about_what_the_user_pinned_comes_first():
+    settings = {"sharding": ["ddp", "fsdp", "hsdp"], "precision": ["fp8"]}
+    first = {}
+    for pinned in ("sharding", "precision"):
+        with pytest.raises(BadInput) as raised:
+            make_problem(settings=settings, pinned={pinned})
+        first[pinned] = str(raised.value).partition("can run here: ")[2]
+    assert first["sharding"].startswith("hsdp")
+    assert "fp8" in first["precision"].partition(";")[0]
 
 
 def test_a_baseline_that_cannot_run_is_bad_input():

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,3 +59,23 @@ def test_only_gapless_counts_are_ranges():
 
     assert micro_batches(1, 2, 3).is_range
     assert not micro_batches(1, 2, 4).is_range
+
+
+def test_a_written_encoding_is_read_back_with_every_choice_in_its_place():
+    configs = [TrainingConfig(sharding=s, micro_batch_size=m) for s in ("zero1", "ddp") for m in (1, 2, 4)]
+    encoding = Encoding.of(Columns.of(configs))
+    shuffled = {name: choices[::-1] for name, choices in json.loads(json.dumps(encoding.to_dict())).items()}
+    for saved in (encoding.to_dict(), shuffled):
+        again = Encoding.from_dict(saved)
+        assert again.to_dict() == saved
+        assert [again.params(config) for config in configs] == [encoding.params(config) for config in configs]
+
+
+def test_an_encoding_admits_what_it_has_a_code_for():
+    encoding = Encoding.of(Columns.of([TrainingConfig(micro_batch_size=size) for size in (1, 2)]))
+    others = [
+        TrainingConfig(micro_batch_size=2),
+        TrainingConfig(micro_batch_size=3),
+        TrainingConfig(micro_batch_size=2, precision="fp16"),
+    ]
+    assert encoding.admits(Columns.of(others)).tolist() == [True, False, False]

@@ -1,4 +1,4 @@
-from autotune.search.history import TrialRecord, TrialState, settled_outcome, to_ask_again
+from autotune.search.history import TrialRecord, TrialState, is_last_crash, to_ask_again
 from autotune.search.stopping import MAX_FAILURES_IN_A_ROW, Budget, why_hopeless
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import VERDICTS, Outcome
@@ -6,10 +6,10 @@ from trials.contract.outcome import VERDICTS, Outcome
 A, B = TrainingConfig(micro_batch_size=1), TrainingConfig(micro_batch_size=2)
 
 
-def record(number, config, outcome):
+def record(number, config, outcome, *, is_last=False):
     if outcome is None:
         return TrialRecord(number, TrialState.RUNNING, config)
-    state = TrialState.COMPLETE if VERDICTS[outcome].completes else TrialState.FAIL
+    state = TrialState.COMPLETE if VERDICTS[outcome].completes or is_last else TrialState.FAIL
     return TrialRecord(number, state, config, outcome, reason="why")
 
 
@@ -18,13 +18,13 @@ def test_interrupted_is_asked_again_without_limit():
     assert to_ask_again(history) == [A]
 
 
-def test_crashed_is_asked_twice_more_and_then_settles_as_timed_out():
+def test_crashed_is_asked_twice_more_and_then_counts():
     history = []
     for number in range(3):
-        outcome = settled_outcome(Outcome.CRASHED, history)
-        history.append(record(number, A, outcome))
+        is_last = is_last_crash(Outcome.CRASHED, history)
+        history.append(record(number, A, Outcome.CRASHED, is_last=is_last))
         assert to_ask_again(history) == ([A] if number < 2 else [])
-    assert [t.outcome for t in history] == [Outcome.CRASHED, Outcome.CRASHED, Outcome.TIMED_OUT]
+    assert [t.counts for t in history] == [False, False, True]
 
 
 def test_what_was_measured_or_is_running_is_not_asked_again():

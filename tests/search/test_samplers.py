@@ -43,9 +43,9 @@ def test_every_candidate_is_proposed_exactly_once(sampler):
         proposal = study.ask()
         asked.append(problem.candidates.index(proposal.config))
         if number % 4 == 3:
-            study.tell(proposal.number, OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY)
+            study.tell(proposal.number, OUT_OF_MEMORY)
         else:
-            study.tell(proposal.number, measured(100.0 + number), Outcome.MEASURED)
+            study.tell(proposal.number, measured(100.0 + number))
     assert None not in asked
     assert len(set(asked)) == count
     if count == len(problem.candidates):
@@ -76,7 +76,7 @@ def test_forecast_order_learns_that_memory_was_underestimated():
         for _ in range(3):
             asked = study.ask()
             forecast = candidates.forecast.device_bytes[candidates.index(asked.config)]
-            study.tell(asked.number, measured(100.0, int(forecast * factor)), Outcome.MEASURED)
+            study.tell(asked.number, measured(100.0, int(forecast * factor)))
         return candidates.forecast.device_bytes[candidates.index(study.ask().config)]
 
     assert next_peak(1.5) < next_peak(1.0)
@@ -102,18 +102,18 @@ def test_constraints_and_values_follow_the_outcome_table(problem):
     study = study_of(problem, "exhaustive", storage)
     usable = problem.candidates.usable_bytes
     cases = [
-        (measured(10.0, usable // 2), Outcome.MEASURED),
-        (measured(20.0, usable * 2), Outcome.MEASURED),
-        (OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY),
-        (ProbeResult(probe_id="p", outcome=Outcome.NON_FINITE, phase=Phase.MEASURE), Outcome.NON_FINITE),
-        (ProbeResult(probe_id="p", outcome=Outcome.CRASHED, phase=Phase.BUILD), Outcome.TIMED_OUT),
-        (ProbeResult(probe_id="p", outcome=Outcome.CRASHED, phase=Phase.BUILD), Outcome.CRASHED),
-        (ProbeResult(probe_id="p", outcome=Outcome.INVALID, phase=Phase.BUILD), Outcome.INVALID),
+        (measured(10.0, usable // 2), False),
+        (measured(20.0, usable * 2), False),
+        (OUT_OF_MEMORY, False),
+        (ProbeResult(probe_id="p", outcome=Outcome.NON_FINITE, phase=Phase.MEASURE), False),
+        (ProbeResult(probe_id="p", outcome=Outcome.CRASHED, phase=Phase.BUILD), True),
+        (ProbeResult(probe_id="p", outcome=Outcome.CRASHED, phase=Phase.BUILD), False),
+        (ProbeResult(probe_id="p", outcome=Outcome.INVALID, phase=Phase.BUILD), False),
     ]
-    for result, outcome in cases:
-        study.tell(study.ask().number, result, outcome)
+    for result, is_last in cases:
+        study.tell(study.ask().number, result, is_last=is_last)
     trials = optuna.load_study(study_name="study", storage=storage).get_trials()
-    fits, over, out, non_finite, timed_out, crashed, invalid = trials
+    fits, over, out, non_finite, last_crash, crashed, invalid = trials
     assert fits.value == 10.0
     assert fits.constraints["memory"] < 0
     assert fits.constraints["runs"] <= 0
@@ -122,9 +122,10 @@ def test_constraints_and_values_follow_the_outcome_table(problem):
     assert (out.value, out.state.name) == (0.0, "COMPLETE")
     assert out.constraints["memory"] >= 0.02
     assert out.constraints["runs"] <= 0
-    for trial in (non_finite, timed_out):
+    for trial in (non_finite, last_crash):
         assert (trial.value, trial.constraints["runs"]) == (0.0, 1.0)
         assert "memory" in trial.constraints
+    assert last_crash.user_attrs["outcome"] == "crashed"
     assert crashed.state.name == invalid.state.name == "FAIL"
     assert optuna.load_study(study_name="study", storage=storage).best_trial.number == fits.number
 
