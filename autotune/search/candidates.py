@@ -108,10 +108,11 @@ def why_none(
 ) -> BadInput | NothingFits:
     """Why a space has no candidate: nothing in it is legal, or nothing fits; with a ceiling that would do.
 
-    `pinned` are the fields that the user set, whose reasons come first.
+    `pinned` are the fields that the user set: where there are reasons that concern them, those are told.
     """
     if candidates.leanest is None:
-        reasons = sorted(candidates.rejected, key=lambda r: (pinned.isdisjoint(r.fields), -r.count))
+        most_first = sorted(candidates.rejected, key=lambda rejection: -rejection.count)
+        reasons = [r for r in most_first if not pinned.isdisjoint(r.fields)] or most_first
         words = "; ".join(rejection.reason for rejection in reasons[:MAX_REASONS])
         fields = " or ".join(reasons[0].fields)
         return BadInput(
