@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos test-gpu lint format bench clean
+.PHONY: help demo test test-chaos test-gpu lint format bench bench-forecast clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,11 @@ format: $(INSTALLED)  ## Mend style
 
 bench: $(INSTALLED)  ## The figures in benchmarks/, measured here
 	$(BIN)/python benchmarks/probe_overhead.py
+
+bench-forecast: $(INSTALLED)  ## The forecast against traces of real models, published tables and the clock
+	$(BIN)/python benchmarks/forecast_published.py
+	$(BIN)/python benchmarks/planner.py
+	$(BIN)/python benchmarks/forecast_against_trace.py
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -50,7 +50,8 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     arithmetic = _matmul(case, case.tokens * sizes.active_linear / case.tensor)
     matmul = np.maximum(arithmetic, case.bytes.compute * sizes.linear / case.tensor / case.bandwidth)
     causal = 2.0 * case.tokens * case.sequence * shape.query_size / case.tensor
-    fused = causal / (constants.attention_efficiency * case.attention_flops)
+    ring = np.where(case.context > 1, constants.ring_efficiency, 1.0)
+    fused = causal / (ring * constants.attention_efficiency * case.attention_flops)
     eager = 2.0 * causal / (constants.matmul_efficiency * case.attention_flops)
     attention = np.where(case.has("attention", "eager"), eager, fused)
     passes = np.where(

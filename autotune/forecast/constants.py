@@ -58,8 +58,12 @@ class ForecastConstants:
     fp8_efficiency: float = 0.43
     """The same of the float8 peak, with the casts and scales of dynamic scaling. Reasoned from the bf16 one:
     half again as fast, not twice."""
-    attention_efficiency: float = 0.3
-    """The same for fused attention, forward and backward. Reasoned."""
+    attention_efficiency: float = 0.25
+    """The same for fused attention, forward and backward: FlashAttention-2 reaches 0.35 on H100 in isolated
+    forwards (FlashAttention-3's paper), less in backwards and at a step's clocks. Reasoned."""
+    ring_efficiency: float = 0.8
+    """What is left of it where context-parallel ranks attend to one part of the keys after the other, and
+    rescale what they have. Reasoned."""
     memory_efficiency: float = 0.85
     """Share of the memory bandwidth that elementwise kernels reach: 0.9 to 0.75 (Calculon). Read."""
     elementwise_passes: float = 3.0
