@@ -187,14 +187,14 @@ def test_a_cluster_that_was_named_and_is_not_there_is_bad_input(url, tmp_path, a
 
     with Service(url, {"ray": unreachable}) as service:
         with pytest.raises(error, match="Ray cannot be reached"):
-            service.tune(changed(ray_address=address), ignore)
+            service.tune(changed(gpus="H100:2", ray_address=address), ignore)
         assert service.jobs() == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cluster_that_has_gone_when_a_job_is_resumed_is_the_machines(url):
     with service_with(url, Dying()) as service, pytest.raises(SystemExit):
-        service.tune(changed(ray_address="127.0.0.1:1"), ignore)
+        service.tune(changed(gpus="H100:2", ray_address="127.0.0.1:1"), ignore)
 
     def unreachable(layout, address):
         raise ExecutionUnavailable("Ray cannot be reached")

@@ -65,7 +65,6 @@ def activations(case: Case) -> Activations:
         np.where(checkpointing == 2, 3, np.where(eager, 1, 2 * compiled)),
     )
     already = _bytes(case, (layers.nothing, layers.not_recomputed, layers.not_held_twice), checkpointing)
-    written_out = (layers.nothing, layers.scores_backward)
     return Activations(
         saved=np.where(case.checkpoints, kept, whole),
         recomputed=case.checkpoints * (whole - already),
@@ -75,7 +74,10 @@ def activations(case: Case) -> Activations:
         experts=_bytes(case, (layers.experts_backward,)),
         other=np.maximum(
             np.maximum(_bytes(case, (layers.norm_after_backward,)), _bytes(case, (layers.routing_backward,))),
-            _bytes(case, written_out, eager),
+            np.maximum(
+                _bytes(case, (layers.nothing, layers.scores_backward), eager),
+                _bytes(case, (layers.nothing, layers.product_recomputed), 1 * case.checkpoints),
+            ),
         ),
         in_forward=_bytes(case, (layers.nothing, _attention_forward), eager),
         masks=_bytes(case, (layers.nothing, layers.masks), eager) + masked * case.sequence**2,

@@ -55,7 +55,7 @@ SCORES: Mapping[Softmax, Mapping[int, Scores]] = MappingProxyType(
         # In the format of the scores.
         "as_it_is": {HALF: Scores(2, 4, 6), SINGLE: Scores(4, 8, 12), AUTOCAST: Scores(6, 8, 12)},
         # The same with one more score per head, and the largest taken off first.
-        "with_sinks": {HALF: Scores(2, 6, 6), SINGLE: Scores(4, 12, 12), AUTOCAST: Scores(6, 14, 12)},
+        "with_sinks": {HALF: Scores(2, 6, 6), SINGLE: Scores(4, 12, 12), AUTOCAST: Scores(6, 14, 14)},
     }
 )
 
@@ -81,7 +81,7 @@ class Style:
     gradient_copies: int = 2
     """Gradients of feed-forward width at their most, less what is given back: of the product's factors."""
     recomputed_copies: int = 0
-    """Tensors of feed-forward width that a recomputed forward holds to its end, beside what is kept."""
+    """Tensors of feed-forward width that a forward holds beside what it keeps, when the product is made."""
     router_copies: int = 4
     """Indices of 8 bytes kept for each expert that serves a token: chosen, sorted, its token, its place."""
     routes_in_fp32: bool = False
@@ -99,7 +99,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
             norm="wide_rms",
             softmax="with_sinks",
             activation_copies=7,  # clamped twice, and gated by a sigmoid
-            recomputed_copies=1,
+            recomputed_copies=3,  # the gathered biases of gate and up, and the gate before it is clamped
             router_copies=5,
             softmax_over_chosen=True,
         ),
@@ -326,9 +326,16 @@ def routing_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while what the experts returned is weighted: of the result, and of both factors."""
     if shape.num_experts == 1:
         return Kept(0, 0)
-    held = style_of(shape).recomputed_copies * shape.intermediate_size
-    per_expert = 3 * shape.hidden_size + held
-    return Kept(0, STREAM[mode] * (shape.hidden_size + shape.experts_per_token * per_expert))
+    return Kept(0, STREAM[mode] * shape.hidden_size * (1 + 3 * shape.experts_per_token))
+
+
+def product_recomputed(shape: ModelShape, mode: int) -> Kept:
+    """What a recomputed forward holds when the product is made, and the experts have returned nothing yet."""
+    copies = style_of(shape).recomputed_copies
+    if not copies:
+        return Kept(0, 0)
+    of_experts = copies * shape.intermediate_size - shape.hidden_size
+    return Kept(0, STREAM[mode] * (shape.hidden_size + shape.experts_per_token * of_experts))
 
 
 def experts_backward(shape: ModelShape, mode: int) -> Kept:
