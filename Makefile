@@ -37,6 +37,7 @@ bench: $(INSTALLED)  ## The figures in benchmarks/, measured here
 bench-forecast: $(INSTALLED)  ## The forecast against traces of real models, published tables and the clock
 	$(BIN)/python benchmarks/forecast_published.py
 	$(BIN)/python benchmarks/planner.py
+	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/forecast_against_trace.py
 
 clean:  ## Remove .venv and caches

@@ -49,19 +49,25 @@ def trace(request: ProbeRequest) -> TraceResult:
     Every phase's peak is linear in the number of layers, once there are as many as can differ. Raises
     BadInput for what cannot be traced.
     """
-    started = time.monotonic()
     _require_traceable(request)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    period, num_layers = _layer_pattern(request)
+    few, more = 2 * max(period, 2), 3 * max(period, 2)
+    return _trace(request, num_layers, (few, more) if num_layers > more else (num_layers,))
+
+
+def trace_whole(request: ProbeRequest) -> TraceResult:
+    """Trace one rank with every layer, which takes as much longer; raises BadInput."""
+    _require_traceable(request)
+    _, num_layers = _layer_pattern(request)
+    return _trace(request, num_layers, (num_layers,))
+
+
+def _trace(request: ProbeRequest, num_layers: int, depths: tuple[int, ...]) -> TraceResult:
+    started = time.monotonic()
     with _world(request.world_size):
-        period, num_layers = _layer_pattern(request)
-        few, more = 2 * max(period, 2), 3 * max(period, 2)
-        if num_layers <= more:
-            depths: tuple[int, ...] = (num_layers,)
-            phases = _by_phase(_trace_depth(request, num_layers).peaks)
-        else:
-            depths = (few, more)
-            at_few, at_more = (_trace_depth(request, depth) for depth in depths)
-            phases = _by_phase(_extrapolated(at_few, at_more, num_layers))
+        traced = [_trace_depth(request, depth) for depth in depths]
+    peaks = traced[0].peaks if len(traced) == 1 else _extrapolated(traced[0], traced[1], num_layers)
+    phases = _by_phase(peaks)
     return TraceResult(
         probe_id=request.probe_id,
         peak_bytes=max(phases.values()),
@@ -251,6 +257,7 @@ def _by_phase(peaks: LayerPeaks) -> dict[StepPhase, int]:
 
 
 def _trace_or_refuse(request: ProbeRequest) -> TraceResult:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         return trace(request)
     except (EngineRefusal, ModelUnusable) as error:

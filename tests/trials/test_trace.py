@@ -79,8 +79,7 @@ class TestTracker:
 )
 def test_two_shallow_models_tell_of_a_deep_one(request_: ProbeRequest) -> None:
     found = trace.trace(request_)
-    with trace._world(request_.world_size):
-        whole = trace._by_phase(trace._trace_depth(request_, 12).peaks)
+    whole = trace.trace_whole(request_).phases
     assert found.traced_layers == (4, 6)
     assert found.num_layers == 12
     assert found.phases == pytest.approx(whole, rel=0.002)
