@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages use."""
 
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 + REAL_PROCESSES.index(folder) if folder in REAL_PROCESSES else 0
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Who ignores SIGINT hands that on to what it starts, and a shell in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -104,12 +104,9 @@ def test_a_job_that_was_stopped_twice_goes_on_where_it_was(folder: Path):
 
 def stop(folder: Path, words: list[str], when: str, number: signal.Signals) -> Ended:
     """Send the signal as soon as a line of its progress begins with `when`."""
-    # Who ignores SIGINT hands that on, and a shell may have made us so.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [AUTOTUNE, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        signal.signal(signal.SIGINT, handler)
         assert process.stdout is not None
         seen = next((line for line in process.stdout if line.startswith(when)), "")
         process.send_signal(number)
