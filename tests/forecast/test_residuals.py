@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autotune.forecast.calibration import MEMORY, SPEED, Factors, log_ratios, one_sided, posterior
+from autotune.forecast.residuals import MEMORY, SPEED, Factors, log_ratios, one_sided, posterior
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 
