@@ -64,7 +64,16 @@ def activations(case: Case) -> Activations:
         (layers.selective, layers.selective_written_out, layers.selective_compiled, layers.input_alone),
         np.where(checkpointing == 2, 3, np.where(eager, 1, 2 * compiled)),
     )
-    already = _bytes(case, (layers.nothing, layers.not_recomputed, layers.not_held_twice), checkpointing)
+    already = _bytes(
+        case,
+        (
+            layers.nothing,
+            layers.not_recomputed,
+            layers.not_held_twice,
+            layers.not_recomputed_written_out,
+        ),
+        np.where((checkpointing == 1) & (eager == 1), 3, checkpointing),
+    )
     return Activations(
         saved=np.where(case.checkpoints, kept, whole),
         recomputed=case.checkpoints * (whole - already),

@@ -247,7 +247,18 @@ def not_held_twice(shape: ModelShape, mode: int) -> Kept:
 
 def not_recomputed(shape: ModelShape, mode: int) -> Kept:
     """The same under selective checkpointing, which takes what it kept for the same tensors again."""
-    return not_held_twice(shape, mode) + Kept(0, selective(shape, mode).split)
+    return _not_recomputed(shape, mode, selective(shape, mode))
+
+
+def not_recomputed_written_out(shape: ModelShape, mode: int) -> Kept:
+    """The same with eager attention."""
+    return _not_recomputed(shape, mode, selective_written_out(shape, mode))
+
+
+def _not_recomputed(shape: ModelShape, mode: int, kept: Kept) -> Kept:
+    outputs = kept.split - input_alone(shape, mode).split
+    normed = COMPUTED[mode] * shape.hidden_size * style_of(shape).norms_after
+    return not_held_twice(shape, mode) + Kept(0, outputs + normed)
 
 
 def input_alone(shape: ModelShape, mode: int) -> Kept:
@@ -319,7 +330,8 @@ def final_norm_backward(shape: ModelShape, mode: int) -> Kept:
 
 def norm_after_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while the norm after the feed-forward part goes backward, the first of its layer."""
-    return Kept(0, 18 * shape.hidden_size * style_of(shape).norms_after)
+    per_feature = 18 if mode == HALF else 20
+    return Kept(0, per_feature * shape.hidden_size * style_of(shape).norms_after)
 
 
 def routing_backward(shape: ModelShape, mode: int) -> Kept:
@@ -348,13 +360,15 @@ def product_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while the product of gate and up goes backward, when all of the layer is still kept.
 
     Of the residual stream, of the product, which itself has gone, and of its factors. Experts have given
-    back what they returned.
+    back what they returned, and a norm after them what it kept.
     """
-    copies, stream = style_of(shape).gradient_copies, STREAM[mode] * shape.hidden_size
+    style, stream = style_of(shape), STREAM[mode] * shape.hidden_size
+    copies = style.gradient_copies
     if shape.num_experts > 1:
         of_experts = copies * shape.intermediate_size - shape.hidden_size
         return Kept(0, stream + STREAM[mode] * shape.experts_per_token * of_experts)
-    return Kept(0, stream + copies * COMPUTED[mode] * shape.intermediate_size)
+    gone = norm(shape, mode, 0).split * style.norms_after
+    return Kept(0, stream + copies * COMPUTED[mode] * shape.intermediate_size - gone)
 
 
 def down_backward(shape: ModelShape, mode: int) -> Kept:
@@ -363,7 +377,8 @@ def down_backward(shape: ModelShape, mode: int) -> Kept:
     if shape.num_experts > 1:
         return Kept(0, STREAM[mode] * (h + shape.experts_per_token * (f + h)))
     cast = COMPUTED[mode] * (mode == AUTOCAST)
-    return Kept(0, (STREAM[mode] + cast) * h + COMPUTED[mode] * f)
+    gone = norm(shape, mode, 0).split * style_of(shape).norms_after
+    return Kept(0, (STREAM[mode] + cast) * h + COMPUTED[mode] * f - gone)
 
 
 def scores_backward(shape: ModelShape, mode: int) -> Kept:
