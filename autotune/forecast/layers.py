@@ -342,12 +342,15 @@ def routing_backward(shape: ModelShape, mode: int) -> Kept:
 
 
 def product_recomputed(shape: ModelShape, mode: int) -> Kept:
-    """What a recomputed forward holds when the product is made, and the experts have returned nothing yet."""
+    """What a recomputed forward holds when the product is made.
+
+    Experts have returned nothing yet, but what is handed to them is there twice.
+    """
     copies = style_of(shape).recomputed_copies
     if not copies:
         return Kept(0, 0)
-    of_experts = copies * shape.intermediate_size - shape.hidden_size
-    return Kept(0, STREAM[mode] * (shape.hidden_size + shape.experts_per_token * of_experts))
+    of_experts = shape.experts_per_token * copies * shape.intermediate_size
+    return Kept(0, STREAM[mode] * (shape.hidden_size + of_experts))
 
 
 def experts_backward(shape: ModelShape, mode: int) -> Kept:

@@ -30,6 +30,7 @@ def phases(
     masks = acts.masks * case.checkpoints  # layers are given them again
     waiting = (stage.in_flight - 1) * layers
     saved = waiting + layers + copies.of_layers + masks
+    one_layer = acts.saved + copies.of_layers / stage.layers
     final_norm = acts.final_norm * stage.has_loss
 
     # DDP's buckets are allocated once, and gradients are views into them; else they appear as the backward
@@ -41,7 +42,7 @@ def phases(
     but_first_layer = appear * (held.trainable_unit * (stage.layers - 1) + head)
 
     loss_forward, loss_backward = _loss(case, stage)
-    gathered_in_loss, gathered_in_layer, gathered_at_end = _gathered(case, held, head)
+    gathered = _gathered(case, held, head)
     bucket = _bucket(case)
     # Checkpointing casts the weights of a layer anew when it is recomputed.
     recomputed = acts.recomputed + copies.of_one_layer * case.checkpoints
@@ -54,7 +55,7 @@ def phases(
             Phase(
                 before,
                 saved + copies.cached + acts.in_forward + (acts.masks - acts.saved) * ~case.checkpoints,
-                gathered_in_layer,
+                gathered.in_forward,
             ),
         ),
         (
@@ -62,43 +63,55 @@ def phases(
             Phase(
                 before,
                 saved + copies.cached + copies.of_head + final_norm,
-                loss_forward + leaving + gathered_in_loss,
+                loss_forward + leaving + gathered.in_loss,
             ),
         ),
         (
             StepPhase.LOSS,
-            Phase(before, saved + copies.of_head + final_norm, loss_backward + gathered_in_loss + bucket),
+            Phase(before, saved + copies.of_head + final_norm, loss_backward + gathered.in_loss + bucket),
         ),
         (
             StepPhase.LOSS,
             Phase(
                 before,
                 saved + copies.of_head + final_norm,
-                _head_backward(case, stage, head) + gathered_in_loss + bucket,
+                _head_backward(case, stage, head) + gathered.in_loss + bucket,
             ),
         ),
         (
             StepPhase.LOSS,
-            Phase(before + appear * head, saved, acts.head * stage.has_loss + gathered_in_loss + bucket),
+            Phase(before + appear * head, saved, acts.head * stage.has_loss + gathered.in_loss + bucket),
         ),
         (
             StepPhase.LAYERS,
-            Phase(before + appear * head, saved + recomputed, layer + gathered_in_layer + bucket),
+            Phase(before + appear * head, saved + recomputed, layer + gathered.in_last_layer + bucket),
+        ),
+        (
+            StepPhase.LAYERS,
+            Phase(
+                before + appear * (head + held.trainable_unit),
+                saved - one_layer + recomputed,
+                (layer + gathered.in_layer + bucket) * (stage.layers > 1),
+            ),
         ),
         (
             StepPhase.LAYERS,
             Phase(
                 np.where(appear > 0, but_first_layer, state.gradients),
-                waiting + acts.saved + copies.of_layers / stage.layers + masks + recomputed,
-                layer + gathered_in_layer + bucket,
+                waiting + one_layer + masks + recomputed,
+                layer + gathered.in_layer + bucket,
             ),
+        ),
+        (
+            StepPhase.EMBEDDING,
+            Phase(state.gradients, waiting, acts.stream + gathered.after_layers + bucket),
         ),
         (
             StepPhase.EMBEDDING,
             Phase(
                 state.gradients,
                 waiting,
-                acts.stream + twice * _embedding_gradient(case, held) + gathered_at_end + bucket,
+                acts.stream + twice * _embedding_gradient(case, held) + gathered.at_end + bucket,
             ),
         ),
         (StepPhase.STEP, Phase(state.gradients, np.zeros(1), _step_temporary(case, held))),
@@ -162,8 +175,22 @@ def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
     return stage.has_loss * case.bytes.compute * logits + _fresh_bytes(case) * head
 
 
-def _gathered(case: Case, held: Parameters, head: Floats) -> tuple[Floats, Floats, Floats]:
-    """Parameters gathered and gradients not yet scattered: in the loss, in a layer's backward, at the end.
+class _Gathered(NamedTuple):
+    """Bytes of parameters gathered and gradients not yet scattered."""
+
+    in_loss: Floats
+    in_forward: Floats
+    in_last_layer: Floats
+    """In the backward of the last layer, the first to go."""
+    in_layer: Floats
+    """In that of the others, while the gradients of the one before are reduced."""
+    after_layers: Floats
+    """When the first layer's gradients are reduced."""
+    at_end: Floats
+
+
+def _gathered(case: Case, held: Parameters, head: Floats) -> _Gathered:
+    """What sharded engines gather and have yet to scatter.
 
     FSDP2 keeps the root's, and prefetches the next unit's while it reduces the previous one's gradients;
     between microbatches that it does not reduce, as in a pipeline, parameters and gradients stay whole.
@@ -175,12 +202,17 @@ def _gathered(case: Case, held: Parameters, head: Floats) -> tuple[Floats, Float
     root, unit = case.bytes.compute * held.root, case.bytes.compute * held.unit
     reduced_root = case.bytes.reduced * held.trainable_root
     reduced_unit = case.bytes.reduced * held.trainable_unit
+    unit_gradients = case.bytes.compute * held.trainable_unit
+    head_gradient = case.bytes.compute * head
     live = np.minimum(held.total, case.constants.deepspeed_max_live_parameters)
     kept = case.is_zero3 * case.bytes.compute * live + whole
-    return (
-        case.is_fsdp * (root + unit) + kept,
-        case.is_fsdp * (root + 2 * unit + reduced_unit + case.bytes.compute * head) + kept,
-        case.is_fsdp * (root + reduced_root) + kept,
+    return _Gathered(
+        in_loss=case.is_fsdp * (root + unit) + kept,
+        in_forward=case.is_fsdp * (root + 2 * unit) + kept,
+        in_last_layer=case.is_fsdp * (root + 2 * unit + head_gradient) + kept,
+        in_layer=case.is_fsdp * (root + 2 * unit + reduced_unit + head_gradient) + kept,
+        after_layers=case.is_fsdp * (root + unit + unit_gradients + reduced_unit + head_gradient) + kept,
+        at_end=case.is_fsdp * (root + reduced_root) + kept,
     )
 
 
