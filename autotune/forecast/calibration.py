@@ -57,7 +57,7 @@ class Observation:
 
 
 def outside_bytes(peaks: MemoryPeaks) -> int:
-    """What a rank held outside tensors: what its allocator did not hold, or had before the model was built."""
+    """What a rank held outside tensors: beside its allocator or, on CPU, before the model was built."""
     if peaks.reserved_bytes is None:
         return peaks.baseline_bytes
     return peaks.device_bytes - peaks.reserved_bytes
@@ -88,7 +88,9 @@ class Calibration:
         """Bring the forecast of `columns` for a model and a world to what was measured."""
         if not self.observations:
             return Calibrated(forecast, forecast.device_bytes)
-        digests = {digest: number for number, digest in enumerate([model, *(o.model for o in self.observations)])}
+        digests = {
+            digest: number for number, digest in enumerate([model, *(o.model for o in self.observations)])
+        }
         observed = Factors.of(
             Columns.of([o.config for o in self.observations]),
             [digests[o.model] for o in self.observations],

@@ -40,6 +40,8 @@ def phases(
     head = np.where(case.is_lora, 0.0, held.vocabulary * stage.has_loss)
     appear = ~(persist | shards_gradients(case)) * case.bytes.gradients
     but_first_layer = appear * (held.trainable_unit * (stage.layers - 1) + head)
+    # A tied head's gradient waits for the embedding's before it is added to one that persists.
+    waits = case.bytes.gradients * head * (case.is_ddp & persist & case.shape.tied_embeddings)
 
     loss_forward, loss_backward = _loss(case, stage)
     gathered = _gathered(case, held, head)
@@ -80,16 +82,20 @@ def phases(
         ),
         (
             StepPhase.LOSS,
-            Phase(before + appear * head, saved, acts.head * stage.has_loss + gathered.in_loss + bucket),
-        ),
-        (
-            StepPhase.LAYERS,
-            Phase(before + appear * head, saved + recomputed, layer + gathered.in_last_layer + bucket),
+            Phase(
+                before + appear * head + waits, saved, acts.head * stage.has_loss + gathered.in_loss + bucket
+            ),
         ),
         (
             StepPhase.LAYERS,
             Phase(
-                before + appear * (head + held.trainable_unit),
+                before + appear * head + waits, saved + recomputed, layer + gathered.in_last_layer + bucket
+            ),
+        ),
+        (
+            StepPhase.LAYERS,
+            Phase(
+                before + appear * (head + held.trainable_unit) + waits,
                 saved - one_layer + recomputed,
                 (layer + gathered.in_layer + bucket) * (stage.layers > 1),
             ),
@@ -97,7 +103,7 @@ def phases(
         (
             StepPhase.LAYERS,
             Phase(
-                np.where(appear > 0, but_first_layer, state.gradients),
+                np.where(appear > 0, but_first_layer, state.gradients) + waits,
                 waiting + one_layer + masks + recomputed,
                 layer + gathered.in_layer + bucket,
             ),
@@ -109,7 +115,7 @@ def phases(
         (
             StepPhase.EMBEDDING,
             Phase(
-                state.gradients,
+                state.gradients + waits,
                 waiting,
                 acts.stream + twice * _embedding_gradient(case, held) + gathered.at_end + bucket,
             ),
@@ -248,7 +254,7 @@ def _context_transient(case: Case) -> Floats:
 
 def _embedding_gradient(case: Case, held: Parameters) -> Floats:
     """The gradient of the vocabulary matrix that comes last and is added to, or copied into, another."""
-    return ~case.is_lora * _fresh_bytes(case) * held.vocabulary
+    return ~case.is_lora * _kept_bytes(case) * held.vocabulary
 
 
 def _fresh_bytes(case: Case) -> Floats:
