@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.errors import BadInput, NothingFits
+from autotune.errors import BadInput, NothingFits, StorageUnavailable
+from autotune.forecast.calibration import Calibrated, Calibration
 from autotune.forecast.forecast import Forecast, break_down, forecast
 from autotune.hardware.inventory import NodeGroup
 from autotune.hardware.parse import parse_inventory
@@ -16,6 +18,7 @@ from autotune.models.resolve import ResolvedModel, resolve
 from autotune.models.traced import trace
 from autotune.report.plan import Explanation, Plan, PlanRow, Rejected
 from autotune.request import ceiling_bytes, default_spaces, space_for
+from autotune.search.advice import advice
 from autotune.search.facts import facts_of
 from search_spaces.columns import Columns, Value
 from search_spaces.constraints import Facts, Rejection, accumulation_steps, why_illegal
@@ -23,24 +26,6 @@ from search_spaces.dimensions import DERIVED
 from trials.contract.capabilities import why_unprobed
 from trials.contract.config import TrainingConfig
 from trials.contract.message import ContractError
-
-RELAXATIONS: tuple[Mapping[str, Value], ...] = (
-    {"micro_batch_size": 1},
-    {"activation_checkpointing": "full"},
-    {"loss": "chunked"},
-    {"sharding": "fsdp"},
-    {"sharding": "zero3"},
-    {"precision": "bf16_pure"},
-    {"optimizer": "adamw_8bit"},
-    {"sharding": "zero2", "offload": "optimizer"},
-    {"sharding": "fsdp", "offload": "optimizer_and_parameters"},
-    {"adaptation": "lora", "precision": "bf16_pure", "sharding": "ddp"},
-    {"adaptation": "lora", "precision": "bf16_pure", "sharding": "ddp", "base_weights": "int4"},
-)
-"""What is tried, in this order and each added to those before it that do not clash, where nothing fits: from
-what costs only speed to what changes the training."""
-MAX_TIMES_MORE = 1024
-"""How many times the GPUs are looked at, at most, to say how many would do."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +44,8 @@ class PlanRequest:
     trace: int = 0
     """How many of the best are traced on the real model."""
     ray_address: str | None = None
+    storage: str | None = None
+    """URL of the database whose measurements calibrate the forecast; None: of none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +58,8 @@ class _Planned:
     ceiling_bytes: int
     headroom: float
     columns: Columns
-    forecast: Forecast
+    calibration: Calibration
+    calibrated: Calibrated
     rejected: tuple[Rejection, ...]
     notes: tuple[str, ...]
 
@@ -80,8 +68,12 @@ class _Planned:
         return int(self.ceiling_bytes * (1 - self.headroom))
 
     @property
+    def forecast(self) -> Forecast:
+        return self.calibrated.forecast
+
+    @cached_property
     def fits(self) -> NDArray[np.bool_]:
-        return self.forecast.device_bytes <= self.usable_bytes
+        return self.calibrated.fits(self.ceiling_bytes, self.usable_bytes)
 
     def best(self, top: int) -> list[PlanRow]:
         """The fastest that fit; of equally fast ones the leanest first."""
@@ -107,7 +99,7 @@ class _Planned:
             peak_bytes=int(found.peak_bytes[index]),
             reserved_bytes=int(found.reserved_bytes[index]),
             memory={name: int(part[index]) for name, part in found.parts.items()},
-            fits=bool(found.device_bytes[index] <= self.usable_bytes),
+            fits=bool(self.fits[index]),
             unprobed=why_unprobed(config, self.group.gpu.features),
         )
 
@@ -119,14 +111,45 @@ def plan(request: PlanRequest) -> Plan:
     something fits. Raises BadInput where no configuration is legal.
     """
     model, groups = resolve(request.model), parse_inventory(request.gpus, request.ray_address).groups
+    taught, notes = _experience(request.storage, groups)
     names = [request.space] if request.space else default_spaces(groups[0])
     tried: list[str] = []
     for name in names:
-        planned = [_plan_group(request, model, group, name) for group in groups]
+        planned = [
+            _plan_group(request, model, group, name, calibration)
+            for group, calibration in zip(groups, taught, strict=True)
+        ]
         tried.append(name)
         if any(one.fits.any() for one in planned):
             break
-    return _traced(_answer(request, model, planned, tried), model, request.trace)
+    found = _answer(request, model, planned, tried)
+    found = found.model_copy(update={"notes": (*found.notes, *notes)})
+    return _traced(found, model, request.trace)
+
+
+def _experience(
+    storage: str | None, groups: Sequence[NodeGroup]
+) -> tuple[list[Calibration], tuple[str, ...]]:
+    """What there is to learn for each group, and in words what could not be learned.
+
+    A database that cannot be opened is no reason not to plan.
+    """
+    nothing = [Calibration()] * len(groups)
+    if storage is None:
+        return nothing, ()
+    # Importing a database takes as long as a plan, and most have none.
+    from autotune.storage.backend import may_exist
+
+    try:
+        if not may_exist(storage):
+            return nothing, ()
+        from autotune.search.experience import calibration_on
+        from autotune.storage.repository import Repository
+
+        with Repository(storage) as repository:
+            return [calibration_on(group, repository) for group in groups], ()
+    except StorageUnavailable as error:
+        return nothing, (f"not calibrated by earlier measurements: {error}",)
 
 
 def save_plot(found: Plan, path: Path) -> None:
@@ -176,28 +199,39 @@ def explain(request: PlanRequest, given: Mapping[str, Value]) -> Explanation:
     if reason := why_illegal(config, replace(facts, global_batch_size=None)):
         raise BadInput(f"that configuration cannot be: {reason}")
     columns = Columns.of([config])
-    one = forecast(model.shape, group, usual.world_size, columns)
+    plain = forecast(model.shape, group, usual.world_size, columns)
+    (calibration,), _ = _experience(request.storage, [group])
+    calibrated = calibration.apply(model.spec.digest, usual.world_size, columns, plain)
+    one = calibrated.forecast
     parts = break_down(model.shape, group, usual.world_size, config)
+    larger, longer = one.reserved_bytes[0] / plain.reserved_bytes[0], one.step_s[0] / plain.step_s[0]
+    outside = int(one.parts["fixed"][0])
     ceiling = ceiling_bytes(request.ceiling, group)
+    usable = int(ceiling * (1 - request.headroom))
     return Explanation(
         config=config,
         gpus=_gpus(group, usual.world_size),
         world_size=usual.world_size,
         ceiling_bytes=ceiling,
         headroom=request.headroom,
-        fits=bool(one.device_bytes[0] <= int(ceiling * (1 - request.headroom))),
+        fits=bool(calibrated.fits(ceiling, usable)[0]),
         peak_bytes=int(one.peak_bytes[0]),
         reserved_bytes=int(one.reserved_bytes[0]),
-        phases={phase: dict(found_parts) for phase, found_parts in parts.phases.items()},
+        phases={
+            phase: {name: round(part * larger) for name, part in found.items()} | {"fixed": outside}
+            for phase, found in parts.phases.items()
+        },
         tokens_per_second=float(one.tokens_per_second[0]),
         step_s=float(one.step_s[0]),
-        seconds=dict(parts.seconds),
+        seconds={name: seconds * longer for name, seconds in parts.seconds.items()},
         mfu=None if one.mfu is None else float(one.mfu[0]),
         unprobed=why_unprobed(config, group.gpu.features),
     )
 
 
-def _plan_group(request: PlanRequest, model: ResolvedModel, group: NodeGroup, name: str) -> _Planned:
+def _plan_group(
+    request: PlanRequest, model: ResolvedModel, group: NodeGroup, name: str, calibration: Calibration
+) -> _Planned:
     try:
         space, notes = space_for(name, request.settings, model.shape)
         world_size = space.world_size or group.world_size
@@ -221,7 +255,8 @@ def _plan_group(request: PlanRequest, model: ResolvedModel, group: NodeGroup, na
         ceiling_bytes=ceiling_bytes(request.ceiling, group),
         headroom=request.headroom,
         columns=enumeration.columns,
-        forecast=predicted,
+        calibration=calibration,
+        calibrated=calibration.apply(model.spec.digest, world_size, enumeration.columns, predicted),
         rejected=enumeration.rejected,
         notes=notes,
     )
@@ -255,6 +290,7 @@ def _answer(
         space=tried[-1],
         ceiling_bytes=first.ceiling_bytes,
         headroom=request.headroom,
+        calibrated_by=sum(len(one.calibration) for one in planned),
         candidates=sum(len(one.columns) for one in planned),
         fitting=sum(int(np.count_nonzero(one.fits)) for one in planned),
         ranked=tuple(best[: request.top]),
@@ -276,38 +312,10 @@ def _rejections(planned: Sequence[_Planned]) -> Iterator[Rejected]:
 
 
 def _advice(planned: _Planned, nearest: PlanRow) -> Iterator[str]:
-    """What would make room: memory, other choices, more of the same GPUs."""
     short = _device_bytes(nearest) - planned.usable_bytes
-    yield f"{format_bytes(short)} more per GPU would do"
-    if (switch := _switch(planned, nearest.config)) is not None:
-        yield f"--set {' --set '.join(f'{name}={value}' for name, value in switch.items())} would fit"
-    if (needed := _gpus_needed(planned, nearest.config)) is not None:
-        yield f"{needed:,} such GPUs would do"
-
-
-def _switch(planned: _Planned, config: TrainingConfig) -> Mapping[str, Value] | None:
-    """The fewest changes, among those tried, under which the configuration fits."""
-    changes: dict[str, Value] = {}
-    for relaxation in RELAXATIONS:
-        for settings in (relaxation, {**changes, **relaxation}):
-            changed = {name: value for name, value in settings.items() if getattr(config, name) != value}
-            if changed and _would_fit(planned, config.model_copy(update=changed), planned.facts.world_size):
-                return changed
-        changes |= {name: value for name, value in relaxation.items() if name not in changes}
-    return None
-
-
-def _gpus_needed(planned: _Planned, config: TrainingConfig) -> int | None:
-    """The smallest power of two times the GPUs over which it fits, sharded and checkpointed if need be."""
-    sharded = config.model_copy(update={"sharding": "fsdp"})
-    least = sharded.model_copy(update={"activation_checkpointing": "full"})
-    times = 2
-    while times <= MAX_TIMES_MORE:
-        world_size = planned.facts.world_size * times
-        if any(_would_fit(planned, one, world_size) for one in (config, sharded, least)):
-            return world_size
-        times *= 2
-    return None
+    return advice(
+        nearest.config, planned.facts.world_size, short, lambda c, world: _would_fit(planned, c, world)
+    )
 
 
 def _would_fit(planned: _Planned, config: TrainingConfig, world_size: int) -> bool:
@@ -323,8 +331,14 @@ def _would_fit(planned: _Planned, config: TrainingConfig, world_size: int) -> bo
     )
     if why_illegal(config, facts):
         return False
-    found = forecast(planned.model.shape, group, world_size, Columns.of([config]))
-    return bool(found.device_bytes[0] <= planned.usable_bytes)
+    columns = Columns.of([config])
+    found = planned.calibration.apply(
+        planned.model.spec.digest,
+        world_size,
+        columns,
+        forecast(planned.model.shape, group, world_size, columns),
+    )
+    return bool(found.fits(planned.ceiling_bytes, planned.usable_bytes)[0])
 
 
 def _device_bytes(row: PlanRow) -> int:

@@ -2,9 +2,9 @@
 
 Random configurations of several models on one and two ranks, over every engine, are probed; beside the
 forecast stand DeepSpeed's and accelerate's estimators. Memory is that of a rank's tensors: the resident peak
-less what was resident before the model was built. For the calibrated figures three probes of a model are drawn
-(40 times) and the others forecast with what they taught; the traces are scaled by the same three. A false fit
-is a row of which the forecast says that it fits with the default headroom, under a ceiling that is too small.
+less what was resident before the model was built. For the calibrated figures three probes of a model are
+drawn (40 times) and the others forecast with what they taught; the traces are scaled by the same three. A
+false fit is a row that the forecast lets fit, with the default headroom, under a ceiling that is too small.
 
 `python benchmarks/forecast_against_probes.py [--rows 20] [--seed 0] [--replay]` prints a table and writes
 results/forecast_against_probes.json; with --replay the probes recorded there are used again.

@@ -120,9 +120,12 @@ def plan(
         Path | None, typer.Option(help="Write the plots to this HTML file.", metavar="FILE.html")
     ] = None,
     ray_address: RayAddress = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Forecast every legal configuration in a second and rank what fits, without a GPU.
+
+    What jobs in the database measured on the same hardware corrects the forecast.
 
     Example: autotune plan llama-3.1-8b --gpus 4090:1 --ceiling 22GiB
     """
@@ -140,6 +143,7 @@ def plan(
         global_batch_tolerance=parse_share(global_batch_tolerance, "--global-batch-tolerance"),
         top=top,
         trace=trace,
+        storage=options.storage(storage),
         ray_address=ray_address or options.environment().ray_address,
     )
     if explain is not None:

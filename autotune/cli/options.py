@@ -22,10 +22,15 @@ def environment() -> "Settings":
     return Settings()
 
 
-def service(storage: str | None) -> "Service":
+def service(url: str | None) -> "Service":
     from autotune.service import Service
 
-    return Service(environment().storage if storage is None else storage)
+    return Service(storage(url))
+
+
+def storage(url: str | None) -> str:
+    """The database that is named, or else the environment's."""
+    return environment().storage if url is None else url
 
 
 def given(option: str, text: str | None) -> str | None:

@@ -105,6 +105,9 @@ class Calibration:
         spare = found.reserved_bytes * np.expm1(memory.deviation)
         return Calibrated(found, found.device_bytes + spare.astype(np.int64))
 
+    def __len__(self) -> int:
+        return len(self.observations)
+
     def _each(self, name: str) -> Floats:
         return np.array([getattr(o, name) for o in self.observations])
 

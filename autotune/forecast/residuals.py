@@ -91,7 +91,8 @@ class Factor:
         """Likeness of the levels of the two, shape (levels, other's levels)."""
         mine, others = self.levels[:, None], other.levels[None, :]
         if self.name not in SMOOTH:
-            return (mine == others).astype(np.float64)
+            equal: Floats = np.equal(mine, others).astype(np.float64)
+            return equal
         distance = np.log2(mine) - np.log2(others)
         aligned = np.gcd(mine, 8) == np.gcd(others, 8)
         likeness: Floats = SMOOTH_SHARE * np.exp(-(distance**2) / 2) + (1 - SMOOTH_SHARE) * aligned

@@ -50,6 +50,8 @@ class Plan(Message):
     ceiling_bytes: int
     """Device bytes one rank may use; of several node groups that of the first."""
     headroom: float
+    calibrated_by: int = 0
+    """Measurements on the same hardware that the forecast was corrected by."""
     candidates: int
     """Legal configurations, all of which were forecast."""
     fitting: int

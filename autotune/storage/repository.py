@@ -21,6 +21,7 @@ from autotune.storage.tables import JobRow, MeasurementRow, RecommendationRow
 from trials.contract.config import TrainingConfig
 from trials.contract.message import nearest
 from trials.contract.messages import ProbeResult
+from trials.contract.outcome import Outcome
 
 _KEYS_PER_QUERY = 1000
 """Well under the parameters one statement may have (SQLite: 32,766)."""
@@ -217,6 +218,25 @@ class Repository:
                 for row in session.scalars(query.order_by(MeasurementRow.id)):
                     found.setdefault(row.key, []).append(read_measurement(row))
         return found
+
+    def measured_on(self, device_name: str, limit: int) -> list[tuple[Job, Measurement]]:
+        """Return the latest measurements with figures, latest first, of jobs on devices of that name."""
+        name = JobRow.spec["inventory"]["groups"][0]["gpu"]["name"].as_string()
+        query = (
+            select(MeasurementRow, JobRow)
+            .join(JobRow, JobRow.id == MeasurementRow.job_id)
+            .where(name == device_name, MeasurementRow.outcome == Outcome.MEASURED)
+            .order_by(MeasurementRow.id.desc())
+            .limit(limit)
+        )
+        with self._transaction() as session:
+            jobs: dict[int, Job] = {}
+            found = []
+            for measurement, job in session.execute(query):
+                if job.id not in jobs:
+                    jobs[job.id] = self._job(job)
+                found.append((jobs[job.id], read_measurement(measurement)))
+            return found
 
     def save_recommendation(self, lease: Lease, recommendation: dict[str, Any]) -> None:
         """Keep a job's recommendation in place of an earlier one; raises LeaseLost."""

@@ -33,7 +33,10 @@ def plan_view(plan: Plan) -> RenderableType:
         style="not bold",
     )
     counts = f"{plan.fitting:,} of {plan.candidates:,} legal configurations of the space {plan.space} fit"
-    parts: list[RenderableType] = [head, Text(counts), ""]
+    parts: list[RenderableType] = [head, Text(counts)]
+    if plan.calibrated_by:
+        parts.append(Text(f"calibrated by {plan.calibrated_by} measurements on this hardware"))
+    parts.append("")
     rows = plan.ranked or ((plan.nearest,) if plan.nearest else ())
     if not plan.ranked:
         parts.append(Text("nothing fits; what needs least:", style="bold red"))

@@ -1,0 +1,44 @@
+"""What earlier jobs measured on the same hardware, as a calibration of forecasts.
+
+It is worked out anew from the record each time: a forecast that has improved meets its own residuals.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from autotune.forecast.calibration import Calibration, Observation
+from autotune.forecast.forecast import forecast
+from autotune.hardware.inventory import Gpu, Inventory, NodeGroup
+from autotune.models.shape import ModelShape
+from autotune.storage.repository import Repository
+from search_spaces.columns import Columns
+
+MOST = 200
+"""Measurements that are looked at, the latest: what a posterior takes in without a pause."""
+
+
+def calibration_on(group: NodeGroup, repository: Repository) -> Calibration:
+    """What probes on such devices teach, be it nothing. Raises StorageUnavailable."""
+    return Calibration(tuple(_observations(group, repository)))
+
+
+def _observations(group: NodeGroup, repository: Repository) -> Iterator[Observation]:
+    wanted = _without_memory(group.gpu)
+    for job, measurement in repository.measured_on(group.gpu.name, MOST):
+        spec, own = job.spec, Inventory.from_dict(job.spec.inventory).group
+        if _without_memory(own.gpu) != wanted:
+            continue
+        observation = Observation.of(
+            spec.model.digest,
+            spec.world_size,
+            measurement.config,
+            measurement.result,
+            forecast(ModelShape(**spec.shape), own, spec.world_size, Columns.of([measurement.config])),
+        )
+        if observation is not None:
+            yield observation
+
+
+def _without_memory(gpu: Gpu) -> Gpu:
+    """The device but for how much memory it has, which on a CPU depends on the number of ranks."""
+    return replace(gpu, memory_bytes=1, source="")
