@@ -132,7 +132,7 @@ def _experience(
 ) -> tuple[list[Calibration], tuple[str, ...]]:
     """What there is to learn for each group, and in words what could not be learned.
 
-    A database that cannot be opened is no reason not to plan.
+    A database that cannot be opened is no reason not to plan. Raises BadInput where its address is none.
     """
     nothing = [Calibration()] * len(groups)
     if storage is None:
@@ -141,8 +141,12 @@ def _experience(
     from autotune.storage.backend import may_exist
 
     try:
-        if not may_exist(storage):
-            return nothing, ()
+        exists = may_exist(storage)
+    except StorageUnavailable as error:
+        raise BadInput(str(error)) from error
+    if not exists:
+        return nothing, ()
+    try:
         from autotune.search.experience import calibration_on
         from autotune.storage.repository import Repository
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import make_url, text
@@ -365,3 +365,22 @@ def test_a_folder_that_vanishes(tmp_path: Path, make_spec: MakeSpec) -> None:
         tmp_path.rename(tmp_path.with_name("moved"))
         with pytest.raises(StorageUnavailable, match="unable to open database file"):
             repository.create_job(make_spec())
+
+
+class TestMeasuredOn:
+    INVENTORY: ClassVar[dict[str, Any]] = {"groups": [{"gpu": {"name": "H100-80GB"}}]}
+
+    def test_the_latest_first_of_jobs_on_such_devices(
+        self, repository: Repository, make_spec: MakeSpec
+    ) -> None:
+        for name in ("a", "b"):
+            job = repository.create_job(make_spec(name, inventory=self.INVENTORY))
+            lease = repository.acquire_lease(job, Owner.current(), TTL_S)
+            commit(repository, lease, 0)
+            commit(repository, lease, 1, result=result(outcome=Outcome.OUT_OF_MEMORY))
+        other = repository.create_job(make_spec("other"))
+        commit(repository, repository.acquire_lease(other, Owner.current(), TTL_S))
+        found = repository.measured_on("H100-80GB", 10)
+        assert [(job.name, measurement.trial_number) for job, measurement in found] == [("b", 0), ("a", 0)]
+        assert [job.name for job, _ in repository.measured_on("H100-80GB", 1)] == ["b"]
+        assert repository.measured_on("A100-80GB", 10) == []
