@@ -163,6 +163,6 @@ def test_twenty_kills(tmp_path, executor):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("executor", "kills"), [("local", 2), ("ray", 1)])
+@pytest.mark.parametrize(("executor", "kills"), [("local", 1), ("ray", 1)])
 def test_a_few_kills(tmp_path, executor, kills):
     run_chaos(tmp_path, executor, kills=kills, longest_s=14.0)
