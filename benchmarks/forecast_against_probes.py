@@ -251,7 +251,7 @@ def _sizes_for_estimators(case: Case) -> tuple[int, int, int]:
 
 def figures(errors: Iterable[float]) -> dict[str, Any]:
     """Of signed relative errors."""
-    listed = list(errors)
+    listed = [float(error) for error in errors]
     return {
         "rows": len(listed),
         "mean_absolute_error": mean(map(abs, listed)),
