@@ -305,9 +305,7 @@ def compare(rows: Sequence[Row], seed: int) -> dict[str, dict[str, Any]]:
         "memory: accelerate": figures(errors(lambda row: row.estimates["accelerate"])),
         "memory: forecast after 3 probes": figures(t / row.tensor_bytes - 1 for row, t, *_ in drawn),
         "memory: trace after 3 probes": figures(t / row.tensor_bytes - 1 for row, *_, t in drawn if t),
-        "device: forecast": figures(
-            row.forecast.device_bytes[0] / row.device_bytes - 1 for row in rows
-        ),
+        "device: forecast": figures(row.forecast.device_bytes[0] / row.device_bytes - 1 for row in rows),
         "speed: forecast": figures(speed),
         "speed: forecast after 3 probes": figures(s / row.tokens_per_second - 1 for row, _, _, s, _ in drawn),
         "false fits after 3 probes": {"rows": len(drawn), "false_fits": len(false_fits)},

@@ -92,7 +92,10 @@ def _measured(spec: ModelSpec, sizes: dict[str, Any]) -> tuple[MeasuredLayers | 
 
 
 def _unmeasured(reason: str) -> tuple[None, str]:
-    return None, f"activations are assumed as in a decoder like Llama, for they could not be measured: {reason}"
+    return (
+        None,
+        f"activations are assumed as in a decoder like Llama, for they could not be measured: {reason}",
+    )
 
 
 @contextmanager

@@ -88,7 +88,9 @@ class Calibration:
         """Bring the forecast of `columns` for a model and a world to what was measured."""
         if not self.observations:
             return Calibrated(forecast, forecast.device_bytes)
-        digests = {digest: number for number, digest in enumerate([model, *(o.model for o in self.observations)])}
+        digests = {
+            digest: number for number, digest in enumerate([model, *(o.model for o in self.observations)])
+        }
         observed = Factors.of(
             Columns.of([o.config for o in self.observations]),
             [digests[o.model] for o in self.observations],

@@ -126,9 +126,7 @@ class Factors:
         """Σ k_j with each of `others`, by level: shape (levels of all factors, others)."""
         return np.concatenate(
             [
-                np.broadcast_to(
-                    mine.kernel(other)[:, other.codes], (len(mine.levels), len(others))
-                )
+                np.broadcast_to(mine.kernel(other)[:, other.codes], (len(mine.levels), len(others)))
                 for mine, other in zip(self.factors, others.factors, strict=True)
             ]
         )

@@ -44,9 +44,7 @@ class ModelShape:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `dataclasses.asdict` wrote, through JSON or not, and before layers were measured or not."""
         measured = data.get("measured")
-        return cls(
-            **{**data, "measured": None if measured is None else MeasuredLayers.from_dict(measured)}
-        )
+        return cls(**{**data, "measured": None if measured is None else MeasuredLayers.from_dict(measured)})
 
     @property
     def query_size(self) -> int:
