@@ -2,13 +2,16 @@
 
 Pairs on one rank (dense models with grouped and plain heads, tied and untied, vocabularies from 5,000 to
 128,256, every checkpointing, optimizers, 1k to 64k tokens a micro-batch, experts) and under FSDP2 on 2 to 64
-ranks. `python benchmarks/forecast_against_trace.py [--single 200] [--sharded 60] [--seed 0]` prints a line
-per pair and the errors by family, and writes results/forecast_against_trace.json.
+ranks, and pairs of families outside the table, whose layers are measured.
+
+`python benchmarks/forecast_against_trace.py [--single 200] [--sharded 60] [--measured 8] [--seed 0]` prints a
+line per pair and the errors by family, and writes results/forecast_against_trace.json.
 """
 
 import argparse
 import logging
 import random
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +23,9 @@ from machine import save
 from autotune.forecast.forecast import break_down
 from autotune.hardware.parse import parse_inventory
 from autotune.models.closed_form import shape_of
+from autotune.models.described import describe
 from autotune.models.hf import clean
+from autotune.models.shape import ModelShape
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ModelSpec, ProbeRequest
 from trials.trace import trace
@@ -40,6 +45,24 @@ FAMILIES = (
 EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss")
 EAGER = ("gemma2", "gpt_oss")
 """Families without a fused attention kernel."""
+MEASURED = (
+    "olmo",
+    "olmo2",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "falcon",
+    "stablelm",
+    "cohere",
+    "glm",
+    "nemotron",
+    "exaone4",
+    "ernie4_5",
+    "deepseek_v3",
+    "olmoe",
+    "granitemoe",
+)
+"""Families that no table has, so that their layers are measured."""
 WORLDS = (2, 4, 8, 16, 32, 64)
 TOKENS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
@@ -95,28 +118,70 @@ def random_model(rng: random.Random, family: str) -> dict[str, Any]:
     return model
 
 
+def random_measured_model(rng: random.Random, family: str) -> dict[str, Any]:
+    model = random_model(rng, family) | {"num_attention_heads": 8, "num_key_value_heads": 4}
+    model["hidden_size"] = 8 * model["head_dim"]
+    width = {"intermediate_size": model["intermediate_size"]}
+    own: dict[str, dict[str, Any]] = {
+        "olmo2": {"num_key_value_heads": 8},
+        "gpt_neox": {"rotary_pct": 0.25},
+        "opt": {
+            "ffn_dim": 4 * model["hidden_size"], "word_embed_proj_dim": model["hidden_size"],
+            "dropout": 0.0, "attention_dropout": 0.0,
+        },
+        "bloom": {"n_head": 8, "n_layer": model["num_hidden_layers"]},
+        "falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
+        "exaone4": {"sliding_window": 4096, "sliding_window_pattern": 4},
+        "deepseek_v3": {
+            "num_key_value_heads": 8, "q_lora_rank": 128, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 32, "v_head_dim": 64, "moe_intermediate_size": 256, "n_routed_experts": 8,
+            "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
+        },
+        "olmoe": {"num_experts": 8, "num_experts_per_tok": 2},
+        "granitemoe": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    }  # fmt: skip
+    if family in ("bloom", "opt", "deepseek_v3"):
+        del model["head_dim"]
+    if family in ("deepseek_v3", "olmoe", "granitemoe"):
+        width = {"intermediate_size": 512}
+    return model | width | own.get(family, {})
+
+
+def measured_pairs(rng: random.Random, count: int, worlds: Sequence[int], family: str) -> list[Pair]:
+    """Some pairs of one model."""
+    model = clean(random_measured_model(rng, family), "benchmark").config
+    pairs = []
+    for _ in range(count):
+        world_size = rng.choice(worlds)
+        pairs.append(Pair(family, model, random_config(rng, world_size, "sdpa"), world_size))
+    return pairs
+
+
 def random_pair(rng: random.Random, worlds: Sequence[int]) -> Pair:
     world_size = rng.choice(worlds)
     family = rng.choice((*FAMILIES, *EXPERTS) if world_size == 1 else FAMILIES)
+    config = random_config(rng, world_size, "eager" if family in EAGER else "sdpa")
+    return Pair(family, clean(random_model(rng, family), "benchmark").config, config, world_size)
+
+
+def random_config(rng: random.Random, world_size: int, attention: str) -> TrainingConfig:
     length = rng.choice([512, 1024, 2048, 4096, 8192])
-    config = TrainingConfig(
+    return TrainingConfig(
         micro_batch_size=max(1, rng.choice(TOKENS) // length),
         sequence_length=length,
         precision=rng.choice(["fp32", "bf16", "bf16_pure"]),
         optimizer=rng.choice(["adamw", "adam", "sgd"]),
         activation_checkpointing=rng.choice(["none", "selective", "full"]),
         gradient_accumulation_steps=rng.choice([1, 1, 1, 3]),
-        attention="eager" if family in EAGER else "sdpa",
+        attention=attention,
         sharding="ddp" if world_size == 1 else "fsdp",
     )
-    return Pair(family, clean(random_model(rng, family), "benchmark").config, config, world_size)
 
 
-def compare(pair: Pair) -> Compared:
+def compare(pair: Pair, shape: ModelShape | None) -> Compared:
     model = ModelSpec(name=pair.family, hf_config=pair.hf_config)
     request = ProbeRequest(probe_id="trace", model=model, config=pair.config, world_size=pair.world_size)
     traced = trace(request)
-    shape = shape_of(pair.hf_config)
     assert shape is not None
     per_node = min(pair.world_size, 8)
     group = parse_inventory(f"{pair.world_size // per_node}x{per_node}xH100").group
@@ -131,18 +196,32 @@ def compare(pair: Pair) -> Compared:
 
 
 def run(count: int, worlds: Sequence[int], rng: random.Random) -> list[Compared]:
+    pairs = [random_pair(rng, worlds) for _ in range(count)]
+    return [shown(compare(pair, shape_of(pair.hf_config))) for pair in pairs]
+
+
+def run_measured(count: int, worlds: Sequence[int], rng: random.Random) -> list[Compared]:
     compared = []
-    for number in range(count):
-        one = compare(random_pair(rng, worlds))
-        compared.append(one)
-        config = one.pair.config
-        print(
-            f"{number + 1:4} {one.error:+7.2%}  {one.pair.family:12} × {one.pair.world_size:<3}"
-            f"{config.micro_batch_size:4} × {config.sequence_length:<5} {config.precision:9} "
-            f"{config.activation_checkpointing:9} {one.traced_bytes / 2**30:7.2f} GiB in {one.peak_in}",
-            flush=True,
-        )
+    for family in MEASURED:
+        pairs = measured_pairs(rng, count, worlds, family)
+        if not pairs:
+            continue
+        started = time.monotonic()
+        described = describe(ModelSpec(name=family, hf_config=pairs[0].hf_config))
+        print(f"{family}: described in {time.monotonic() - started:.1f} s; {'; '.join(described.notes)}")
+        compared += [shown(compare(pair, described.shape)) for pair in pairs]
     return compared
+
+
+def shown(one: Compared) -> Compared:
+    config = one.pair.config
+    print(
+        f"{one.error:+7.2%}  {one.pair.family:12} × {one.pair.world_size:<3}"
+        f"{config.micro_batch_size:4} × {config.sequence_length:<5} {config.precision:9} "
+        f"{config.activation_checkpointing:9} {one.traced_bytes / 2**30:7.2f} GiB in {one.peak_in}",
+        flush=True,
+    )
+    return one
 
 
 def figures(compared: Sequence[Compared]) -> dict[str, float]:
@@ -160,6 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--single", type=int, default=200)
     parser.add_argument("--sharded", type=int, default=60)
+    parser.add_argument("--measured", type=int, default=8, help="pairs of each family that is measured")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -168,7 +248,9 @@ def main() -> None:
     groups = {
         "one rank": run(arguments.single, (1,), rng),
         "FSDP2": run(arguments.sharded, WORLDS, rng),
+        "measured families": run_measured(arguments.measured, (1, *WORLDS), rng),
     }
+    groups = {name: compared for name, compared in groups.items() if compared}
     for name, compared in groups.items():
         found = figures(compared)
         print(

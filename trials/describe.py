@@ -8,20 +8,30 @@ import importlib
 import json
 import re
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from trials.contract.measured import MeasuredLayers
 from trials.contract.message import ContractError, nearest
 from trials.contract.messages import ModelSpec
 from trials.model import ModelUnusable, find_layers
 
-HF_MEMORY_BYTES = 8 << 30
+MEMORY_BYTES = 8 << 30
 """On the meta device a configuration builds in under 1 GiB; one made to exhaust the machine stops here."""
+MEASURING_S = 60
+"""On fake tensors most models take under ten seconds."""
+MEASURED = (
+    "what its layers and head keep and need was measured on fake tensors; how tensor parallelism splits it, "
+    "what compiling spares, and the speed are assumed as in a decoder like Llama"
+)
 
 # The names under which models and their configurations keep a size, in order of preference.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
@@ -48,10 +58,68 @@ def main(spec_file: str, out_file: str) -> None:
         spec = ModelSpec.parse(Path(spec_file).read_bytes())
         answer = describe(spec)
     except (CannotDescribe, ContractError) as error:
-        answer = {"error": str(error)}
+        _write({"error": str(error)}, out_file)
+        return
+    # It stands, in case that the measurement takes the process down or is not ready by the deadline.
+    _write(_with_layers(answer, _unmeasured("running it on fake tensors ended its process")), out_file)
+    _write(_with_layers(answer, _measured(spec, answer)), out_file)
+
+
+def _write(answer: dict[str, Any], out_file: str) -> None:
     unfinished = Path(f"{out_file}.part")
     unfinished.write_text(json.dumps(answer))
     unfinished.replace(out_file)
+
+
+def _with_layers(sizes: dict[str, Any], layers: tuple[MeasuredLayers | None, str]) -> dict[str, Any]:
+    measured, note = layers
+    return {
+        **sizes,
+        "measured": None if measured is None else asdict(measured),
+        "notes": [*sizes["notes"], note],
+    }
+
+
+def _measured(spec: ModelSpec, sizes: dict[str, Any]) -> tuple[MeasuredLayers | None, str]:
+    """What the layers take, with a note; where they cannot be measured, the note says why."""
+    from trials.layer_bytes import measure_layers
+
+    try:
+        with _limited_memory(), _limited_time():
+            return measure_layers(spec, sizes["max_positions"], sizes["sliding_window"]), MEASURED
+    except (Exception, SystemExit) as error:  # a model's code may raise anything when its tensors are fake
+        return _unmeasured(_in_a_line(error))
+
+
+def _unmeasured(reason: str) -> tuple[None, str]:
+    return (
+        None,
+        f"activations are assumed as in a decoder like Llama, for they could not be measured: {reason}",
+    )
+
+
+@contextmanager
+def _limited_memory() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise TimeoutError(f"it took more than {MEASURING_S} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(MEASURING_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def describe(spec: ModelSpec) -> dict[str, Any]:
@@ -68,8 +136,11 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _from_hf_config(config: dict[str, Any]) -> nn.Module:
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (HF_MEMORY_BYTES, hard))
+    with _limited_memory():
+        return _built_from(config)
+
+
+def _built_from(config: dict[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -87,8 +158,6 @@ def _from_hf_config(config: dict[str, Any]) -> nn.Module:
         raise
     except Exception as error:  # whatever a configuration makes the library raise
         raise CannotDescribe(f"transformers cannot build this {model_type}: {_in_a_line(error)}") from error
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     return model
 
 

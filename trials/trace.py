@@ -121,11 +121,11 @@ def _trace_depth(request: ProbeRequest, num_layers: int) -> _Traced:
     )
     tracker = StorageTracker()
     with ExitStack() as stack:
-        stack.enter_context(_as_with_real_tensors())
+        stack.enter_context(as_with_real_tensors())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         engine = build_engine(setting)
         assert isinstance(engine, TorchStep)
-        _follow(engine, tracker)
+        follow(engine, tracker)
         batches = _batches(request, engine.vocab_size)
         tracker.count([*engine.model.parameters(), *engine.model.buffers()])
         tracker.count(tensor for batch in batches for tensor in batch.values())
@@ -145,7 +145,7 @@ def _batches(request: ProbeRequest, vocab_size: int) -> Sequence[Batch]:
     return [{"input_ids": own, "labels": own} for own in tokens]
 
 
-def _follow(engine: TorchStep, tracker: StorageTracker) -> None:
+def follow(engine: TorchStep, tracker: StorageTracker) -> None:
     """Have the tracker told of each phase as it begins: by the gradients that come by, and the optimizer."""
     layers = list(find_layers(engine.model))
 
@@ -181,7 +181,7 @@ def _first_tensor(value: object) -> torch.Tensor | None:
 
 
 @contextmanager
-def _as_with_real_tensors() -> Iterator[None]:
+def as_with_real_tensors() -> Iterator[None]:
     """Keep transformers on the way that it takes when tensors have contents.
 
     When it sees a fake it takes packed sequences for granted, and the mask that it makes for them excludes
@@ -218,14 +218,14 @@ def _layer_pattern(request: ProbeRequest) -> tuple[int, int]:
         built = build(request.model, request.config, torch.bfloat16, request.seed)
     except ModelUnusable as error:
         raise BadInput(str(error)) from error
-    kinds = [_kind(layer) for layer in built.layers]
+    kinds = [kind_of(layer) for layer in built.layers]
     for period in range(1, min(MAX_PERIOD, len(kinds)) + 1):
         if all(kind == kinds[index % period] for index, kind in enumerate(kinds)):
             return period, len(kinds)
     return len(kinds), len(kinds)
 
 
-def _kind(layer: nn.Module) -> object:
+def kind_of(layer: nn.Module) -> object:
     """What makes one layer take other memory than another: its parameters, and how far its attention sees."""
     shapes = tuple((name, parameter.shape) for name, parameter in layer.named_parameters())
     windows = tuple(getattr(module, "sliding_window", None) for module in layer.modules())

@@ -1,7 +1,7 @@
 """Bytes of activations: what a layer holds for its backward, and what its backward needs beside."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from autotune.forecast import layers
 from autotune.forecast.case import Case
 from autotune.forecast.formats import AUTOCAST, HALF, SINGLE, Floats, Indices
 from autotune.forecast.layers import Kept
+from autotune.forecast.measured import MeasuredTerms
 from autotune.models.shape import ModelShape
 from search_spaces.columns import Mask
 
@@ -49,7 +50,15 @@ class Activations:
 
 
 def activations(case: Case) -> Activations:
-    """The activation bytes of every row."""
+    """The activation bytes of every row; of a model that was measured, `measured_phases` has the others."""
+    derived = _derived(case)
+    if case.shape.measured is None:
+        return derived
+    terms = MeasuredTerms(case, case.shape.measured)
+    return replace(derived, saved=terms.kept, touched=terms.touched)
+
+
+def _derived(case: Case) -> Activations:
     eager, compiled = 1 * case.has("attention", "eager"), 1 * case.has("compile", True)
     checkpointing = case.looked_up("activation_checkpointing", {"none": 0, "selective": 1, "full": 2}).astype(
         np.intp

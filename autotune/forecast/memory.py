@@ -7,8 +7,10 @@ import numpy as np
 from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.formats import Floats
+from autotune.forecast.measured import MeasuredTerms
+from autotune.forecast.measured_phases import measured_phases
 from autotune.forecast.phases import Phase, phases
-from autotune.forecast.states import Parameters, Stage, parameters, stages, states
+from autotune.forecast.states import Parameters, Stage, States, parameters, stages, states
 from trials.contract.messages import StepPhase
 
 PARTS = ("weights", "gradients", "master", "optimizer", "activations", "transient", "fixed")
@@ -49,7 +51,7 @@ def _phases_of_stage(case: Case, stage: Stage, acts: Activations) -> dict[StepPh
     held = parameters(case, stage)
     state = states(case, held)
     found: dict[StepPhase, dict[str, int]] = {}
-    for phase, moment in phases(case, stage, held, state, acts):
+    for phase, moment in _moments(case, stage, held, state, acts):
         parts = {
             name: round(float(np.ravel(part)[0]))
             for name, part in zip(
@@ -74,7 +76,7 @@ def _phases_of_stage(case: Case, stage: Stage, acts: Activations) -> dict[StepPh
 def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
     held = parameters(case, stage)
     state = states(case, held)
-    heaviest = _heaviest(phases(case, stage, held, state, acts))
+    heaviest = _heaviest(_moments(case, stage, held, state, acts))
     # Whole bytes from here on, so that the parts add up exactly.
     parts = {
         "weights": np.rint(state.weights),
@@ -88,6 +90,15 @@ def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
     peak = sum(parts.values(), np.zeros(1))
     allocated = peak - parts["fixed"]
     return Memory(parts, peak, np.rint(_reserved(case, stage, held, allocated, heaviest.gradients)))
+
+
+def _moments(
+    case: Case, stage: Stage, held: Parameters, state: States, acts: Activations
+) -> tuple[tuple[StepPhase, Phase], ...]:
+    measured = case.shape.measured
+    if measured is None:
+        return phases(case, stage, held, state, acts)
+    return measured_phases(case, MeasuredTerms(case, measured), stage, held, state, acts)
 
 
 def _heaviest(of_step: tuple[tuple[StepPhase, Phase], ...]) -> Phase:

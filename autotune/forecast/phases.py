@@ -8,6 +8,7 @@ from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
 from autotune.forecast.states import Parameters, Stage, States, shards_gradients
+from search_spaces.columns import Mask
 from trials.contract.constants import engine_constants
 from trials.contract.messages import StepPhase
 
@@ -24,40 +25,36 @@ def phases(
     case: Case, stage: Stage, held: Parameters, state: States, acts: Activations
 ) -> tuple[tuple[StepPhase, Phase], ...]:
     """The moments that can be the peak, in order."""
-    copies = _weight_copies(case, stage, held)
+    copies = weight_copies(case, stage, held)
     # All layers of each microbatch in flight wait, but for the one that is going backward.
-    layers = _layers_alive(case, stage) * acts.saved
+    layers = layers_alive(case, stage) * acts.saved
     masks = acts.masks * case.checkpoints  # layers are given them again
     waiting = (stage.in_flight - 1) * layers
     saved = waiting + layers + copies.of_layers + masks
     one_layer = acts.saved + copies.of_layers / stage.layers
     final_norm = acts.final_norm * stage.has_loss
 
-    # DDP's buckets are allocated once, and gradients are views into them; else they appear as the backward
-    # comes to them, and go with the optimizer step.
-    persist = (case.accumulation > 1) | (case.is_ddp & (case.peers > 1))
+    persist = gradients_persist(case)
     before = state.gradients * persist
     head = np.where(case.is_lora, 0.0, held.vocabulary * stage.has_loss)
     appear = ~(persist | shards_gradients(case)) * case.bytes.gradients
     but_first_layer = appear * (held.trainable_unit * (stage.layers - 1) + head)
-    # A tied head's gradient waits for the embedding's before it is added to one that persists.
-    waits = case.bytes.gradients * head * (case.is_ddp & persist & case.shape.tied_embeddings)
+    waits = waiting_head(case, head)
 
     loss_forward, loss_backward = _loss(case, stage)
-    gathered = _gathered(case, held, head)
-    bucket = _bucket(case)
+    shared = gathered(case, held, head)
+    buffers = bucket(case)
     # Checkpointing casts the weights of a layer anew when it is recomputed.
     recomputed = acts.recomputed + copies.of_one_layer * case.checkpoints
-    layer = _layer_backward(case, acts) + _context_transient(case)
+    layer = _layer_backward(case, acts) + context_transient(case)
     leaving = acts.stream * case.autocasts * stage.has_loss  # the hidden states, which the head reads cast
-    twice = persist | case.is_zero | case.shape.tied_embeddings
     return (
         (
             StepPhase.FORWARD,
             Phase(
                 before,
                 saved + copies.cached + acts.in_forward + (acts.masks - acts.saved) * ~case.checkpoints,
-                gathered.in_forward,
+                shared.in_forward,
             ),
         ),
         (
@@ -65,39 +62,37 @@ def phases(
             Phase(
                 before,
                 saved + copies.cached + copies.of_head + final_norm,
-                loss_forward + leaving + gathered.in_loss,
+                loss_forward + leaving + shared.in_loss,
             ),
         ),
         (
             StepPhase.LOSS,
-            Phase(before, saved + copies.of_head + final_norm, loss_backward + gathered.in_loss + bucket),
+            Phase(before, saved + copies.of_head + final_norm, loss_backward + shared.in_loss + buffers),
         ),
         (
             StepPhase.LOSS,
             Phase(
                 before,
                 saved + copies.of_head + final_norm,
-                _head_backward(case, stage, head) + gathered.in_loss + bucket,
+                _head_backward(case, stage, head) + shared.in_loss + buffers,
             ),
         ),
         (
             StepPhase.LOSS,
             Phase(
-                before + appear * head + waits, saved, acts.head * stage.has_loss + gathered.in_loss + bucket
+                before + appear * head + waits, saved, acts.head * stage.has_loss + shared.in_loss + buffers
             ),
         ),
         (
             StepPhase.LAYERS,
-            Phase(
-                before + appear * head + waits, saved + recomputed, layer + gathered.in_last_layer + bucket
-            ),
+            Phase(before + appear * head + waits, saved + recomputed, layer + shared.in_last_layer + buffers),
         ),
         (
             StepPhase.LAYERS,
             Phase(
                 before + appear * (head + held.trainable_unit) + waits,
                 saved - one_layer + recomputed,
-                (layer + gathered.in_layer + bucket) * (stage.layers > 1),
+                (layer + shared.in_layer + buffers) * (stage.layers > 1),
             ),
         ),
         (
@@ -105,32 +100,63 @@ def phases(
             Phase(
                 np.where(appear > 0, but_first_layer, state.gradients) + waits,
                 waiting + one_layer + masks + recomputed,
-                layer + gathered.in_layer + bucket,
+                layer + shared.in_layer + buffers,
             ),
         ),
+        *after_layers(case, held, state, acts, waiting, waits, shared, buffers),
+    )
+
+
+def after_layers(
+    case: Case,
+    held: Parameters,
+    state: States,
+    acts: Activations,
+    waiting: Floats,
+    waits: Floats,
+    shared: "Gathered",
+    buffers: Floats,
+) -> tuple[tuple[StepPhase, Phase], ...]:
+    """The moments when no layer is left to go backward."""
+    twice = gradients_persist(case) | case.is_zero | case.shape.tied_embeddings
+    return (
         (
             StepPhase.EMBEDDING,
-            Phase(state.gradients, waiting, acts.stream + gathered.after_layers + bucket),
+            Phase(state.gradients, waiting, acts.stream + shared.after_layers + buffers),
         ),
         (
             StepPhase.EMBEDDING,
             Phase(
                 state.gradients + waits,
                 waiting,
-                acts.stream + twice * _embedding_gradient(case, held) + gathered.at_end + bucket,
+                acts.stream + twice * _embedding_gradient(case, held) + shared.at_end + buffers,
             ),
         ),
         (StepPhase.STEP, Phase(state.gradients, np.zeros(1), _step_temporary(case, held))),
     )
 
 
-def _layers_alive(case: Case, stage: Stage) -> Floats:
+def gradients_persist(case: Case) -> Mask:
+    """Whether gradients are there before a backward, and it adds to them.
+
+    DDP's buckets are allocated once, and gradients are views into them; else they appear as the backward
+    comes to them, and go with the optimizer step.
+    """
+    return (case.accumulation > 1) | (case.is_ddp & (case.peers > 1))
+
+
+def waiting_head(case: Case, head: Floats) -> Floats:
+    """A tied head's gradient, which waits for the embedding's before it is added to one that persists."""
+    return case.bytes.gradients * head * (case.is_ddp & gradients_persist(case) & case.shape.tied_embeddings)
+
+
+def layers_alive(case: Case, stage: Stage) -> Floats:
     """Layers whose activations are on the device after a forward."""
     few = np.minimum(stage.layers, case.constants.offloaded_layers_alive)
     return np.where(case.has("offload", "activations") & case.on_cuda, few, stage.layers)
 
 
-class _Copies(NamedTuple):
+class Copies(NamedTuple):
     """Bytes of weights in another format, beside those that are stored."""
 
     of_layers: Floats
@@ -141,22 +167,27 @@ class _Copies(NamedTuple):
     """Held until the forward ends, and no longer."""
 
 
-def _weight_copies(case: Case, stage: Stage, held: Parameters) -> _Copies:
+def weight_copies(case: Case, stage: Stage, held: Parameters) -> Copies:
     """What autocast casts to two bytes, and weights that are fake-quantised in the compute format.
 
     Without checkpointing the graph keeps them; with it, only autocast's cache has them, until the forward
     leaves it.
     """
     cast = 2.0 * case.autocasts
-    quantised = case.bytes.compute * ~case.has("quantization_aware", "none")
-    one = (cast * case.sizes.cast_linear + quantised * case.sizes.linear) / case.tensor
+    one = cast * case.sizes.cast_linear / case.tensor + fake_quantised(case)
     of_layers = stage.layers * one
-    return _Copies(
+    return Copies(
         of_layers=of_layers * ~case.checkpoints,
         of_one_layer=one,
         of_head=cast * held.vocabulary * stage.has_loss,
         cached=of_layers * case.checkpoints,
     )
+
+
+def fake_quantised(case: Case) -> Floats:
+    """A layer's weights as quantisation-aware training sees them."""
+    trains = ~case.has("quantization_aware", "none")
+    return trains * case.bytes.compute * case.sizes.linear / case.tensor
 
 
 def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
@@ -166,13 +197,19 @@ def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
     DTensor computes the loss.
     """
     constants = case.constants
-    pieces = np.where(case.has("loss", "chunked"), constants.loss_chunks, 1)
-    parallel = np.where(case.tensor > 1, constants.parallel_loss / case.tensor, 1.0)
-    entries = stage.has_loss * case.tokens * case.shape.vocab_size / pieces * parallel
+    entries = stage.has_loss * case.tokens * case.shape.vocab_size * loss_share(case)
     # A softcap of the logits keeps the tanh of each, in their format.
     softcap = case.bytes.compute * (case.shape.model_type == "gemma2")
     forward = np.where(case.mode == SINGLE, constants.loss_forward_fp32_bytes, constants.loss_forward_bytes)
     return (forward + softcap) * entries, (constants.loss_backward_bytes + softcap) * entries
+
+
+def loss_share(case: Case) -> Floats:
+    """Share of the logits that a rank has at a time."""
+    constants = case.constants
+    pieces = np.where(case.has("loss", "chunked"), constants.loss_chunks, 1)
+    parallel: Floats = np.where(case.tensor > 1, constants.parallel_loss / case.tensor, 1.0)
+    return parallel / pieces
 
 
 def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
@@ -181,7 +218,7 @@ def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
     return stage.has_loss * case.bytes.compute * logits + _fresh_bytes(case) * head
 
 
-class _Gathered(NamedTuple):
+class Gathered(NamedTuple):
     """Bytes of parameters gathered and gradients not yet scattered."""
 
     in_loss: Floats
@@ -195,7 +232,7 @@ class _Gathered(NamedTuple):
     at_end: Floats
 
 
-def _gathered(case: Case, held: Parameters, head: Floats) -> _Gathered:
+def gathered(case: Case, held: Parameters, head: Floats) -> Gathered:
     """What sharded engines gather and have yet to scatter.
 
     FSDP2 keeps the root's, and prefetches the next unit's while it reduces the previous one's gradients;
@@ -212,7 +249,7 @@ def _gathered(case: Case, held: Parameters, head: Floats) -> _Gathered:
     head_gradient = case.bytes.compute * head
     live = np.minimum(held.total, case.constants.deepspeed_max_live_parameters)
     kept = case.is_zero3 * case.bytes.compute * live + whole
-    return _Gathered(
+    return Gathered(
         in_loss=case.is_fsdp * (root + unit) + kept,
         in_forward=case.is_fsdp * (root + 2 * unit) + kept,
         in_last_layer=case.is_fsdp * (root + 2 * unit + head_gradient) + kept,
@@ -222,7 +259,7 @@ def _gathered(case: Case, held: Parameters, head: Floats) -> _Gathered:
     )
 
 
-def _bucket(case: Case) -> Floats:
+def bucket(case: Case) -> Floats:
     """DeepSpeed's buffer of gradients on their way; two where communication overlaps."""
     buffers = 2 if case.on_cuda else 1
     elements = engine_constants(case.shape.num_parameters).deepspeed_bucket_elements
@@ -238,15 +275,19 @@ def _layer_backward(case: Case, acts: Activations) -> Floats:
     matrix = case.shape.num_experts * case.shape.intermediate_size * case.shape.hidden_size / case.tensor
     trains = ~case.is_lora * matrix
     made, kept = _fresh_bytes(case) * trains, _kept_bytes(case) * trains
-    dequantised = ~case.has("base_weights", "native") * case.bytes.compute * case.sizes.linear / case.tensor
     moments = [acts.down + made, acts.product + kept, acts.other]
     if case.shape.num_experts > 1:  # the gradients of all experts are one tensor
         moments.append(acts.experts + 2 * made + kept)
     most: Floats = np.maximum.reduce(np.broadcast_arrays(*moments))
-    return most + dequantised
+    return most + dequantised(case)
 
 
-def _context_transient(case: Case) -> Floats:
+def dequantised(case: Case) -> Floats:
+    """The frozen weights of a layer, where they are stored quantised, in the compute format."""
+    return ~case.has("base_weights", "native") * case.bytes.compute * case.sizes.linear / case.tensor
+
+
+def context_transient(case: Case) -> Floats:
     """Keys and values gathered from the context-parallel ranks."""
     pair = 2 * case.bytes.compute * case.shape.kv_size * case.micro_batch * case.sequence
     return (case.context > 1) * case.constants.gathered_keys_alive * pair / case.tensor

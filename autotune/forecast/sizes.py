@@ -40,6 +40,6 @@ class Sizes:
             matrices=matrices,
             linear=attention + router + projections * h * f * shape.num_experts,
             active_linear=attention + router + projections * h * f * shape.experts_per_token,
-            cast_linear=attention + router + dense,
+            cast_linear=shape.measured.cast_weights if shape.measured else attention + router + dense,
             adapter=2 * (h + q) + 2 * (h + k) + projections * (h + f) * shape.num_experts,
         )

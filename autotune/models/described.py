@@ -33,7 +33,7 @@ def describe(spec: ModelSpec, deadline_s: float = DEADLINE_S) -> Description:
     if "error" in found:
         raise BadInput(found["error"])
     return Description(
-        shape=ModelShape(**{item.name: found[item.name] for item in fields(ModelShape)}),
+        shape=ModelShape.from_dict({item.name: found[item.name] for item in fields(ModelShape)}),
         factory_version=found["factory_version"],
         notes=tuple(found["notes"]),
     )

@@ -1,6 +1,10 @@
 """`ModelShape`: the numbers of a decoder that memory and speed depend on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
+
+from trials.contract.measured import MeasuredLayers
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,15 @@ class ModelShape:
     sliding_window: int | None = None
     """Tokens that attention looks back over in `windowed_layers`."""
     windowed_layers: int = 0
+
+    measured: MeasuredLayers | None = None
+    """What its layers take, where the forecast would have to guess it."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` wrote, be it through JSON, or before layers were measured."""
+        measured = data.get("measured")
+        return cls(**{**data, "measured": None if measured is None else MeasuredLayers.from_dict(measured)})
 
     @property
     def query_size(self) -> int:

@@ -33,7 +33,9 @@ def _observations(group: NodeGroup, repository: Repository) -> Iterator[Observat
             spec.world_size,
             measurement.config,
             measurement.result,
-            forecast(ModelShape(**spec.shape), own, spec.world_size, Columns.of([measurement.config])),
+            forecast(
+                ModelShape.from_dict(spec.shape), own, spec.world_size, Columns.of([measurement.config])
+            ),
         )
         if observation is not None:
             yield observation

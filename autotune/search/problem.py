@@ -69,7 +69,7 @@ def premises(spec: JobSpec) -> Premises:
     """Of a recorded job; raises nothing on account of a forecast."""
     if spec.chosen_baseline is None:  # recorded by an autotune that did not keep what it chose
         return work_out(spec)
-    return Premises(spec, ModelShape(**spec.shape), Inventory.from_dict(spec.inventory).group)
+    return Premises(spec, ModelShape.from_dict(spec.shape), Inventory.from_dict(spec.inventory).group)
 
 
 def work_out(spec: JobSpec, pinned: AbstractSet[str] = frozenset()) -> Problem:
@@ -80,7 +80,7 @@ def work_out(spec: JobSpec, pinned: AbstractSet[str] = frozenset()) -> Problem:
     here and for a space in which nothing is legal, NothingFits where no candidate is left. `pinned` are
     the fields that the user set.
     """
-    shape = ModelShape(**spec.shape)
+    shape = ModelShape.from_dict(spec.shape)
     group = Inventory.from_dict(spec.inventory).group
     _check_world(spec.world_size, group)
     space = SearchSpace.parse(spec.space)

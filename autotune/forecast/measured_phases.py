@@ -1,0 +1,74 @@
+"""The moments of a step of a model whose layers were measured; of others `phases` derives them."""
+
+import numpy as np
+
+from autotune.forecast import phases
+from autotune.forecast.activations import Activations
+from autotune.forecast.case import Case
+from autotune.forecast.measured import MeasuredTerms
+from autotune.forecast.phases import Phase
+from autotune.forecast.states import Parameters, Stage, States, shards_gradients
+from trials.contract.messages import StepPhase
+
+
+def measured_phases(
+    case: Case, terms: MeasuredTerms, stage: Stage, held: Parameters, state: States, acts: Activations
+) -> tuple[tuple[StepPhase, Phase], ...]:
+    """The moments that can be the peak, in order, as `phases.phases` has them of other models."""
+    copies = phases.weight_copies(case, stage, held)
+    alive = phases.layers_alive(case, stage) * acts.saved
+    waiting = (stage.in_flight - 1) * alive
+    saved = waiting + alive + copies.of_layers
+    one_layer = acts.saved + copies.of_layers / stage.layers
+
+    persist = phases.gradients_persist(case)
+    before = state.gradients * persist
+    head = np.where(case.is_lora, 0.0, held.vocabulary * stage.has_loss)
+    appear = ~(persist | shards_gradients(case)) * case.bytes.gradients
+    # Where gradients persist, a finished one has been added to what was there.
+    finished = case.is_fsdp | ~persist
+    gathered, bucket = phases.gathered(case, held, head), phases.bucket(case)
+    layer = terms.most("backward", finished) + phases.context_transient(case)
+    layer = layer + phases.dequantised(case) + phases.fake_quantised(case) * case.checkpoints
+    pieces = phases.loss_share(case) * stage.has_loss
+    waits = phases.waiting_head(case, head)
+    layer = layer + waits
+    return (
+        (
+            StepPhase.FORWARD,
+            Phase(before, saved + copies.cached, terms.most("forward", finished) + gathered.in_forward),
+        ),
+        (
+            StepPhase.FORWARD,
+            Phase(before, saved + copies.cached, pieces * terms.most("head", finished) + gathered.in_loss),
+        ),
+        (
+            StepPhase.LOSS,
+            Phase(before, saved, pieces * terms.most("loss", finished) + gathered.in_loss + bucket),
+        ),
+        (
+            StepPhase.LAYERS,
+            Phase(before + appear * head, saved, layer + gathered.in_last_layer + bucket),
+        ),
+        (
+            StepPhase.LAYERS,
+            Phase(
+                before + appear * (head + held.trainable_unit),
+                saved - one_layer,
+                (layer + gathered.in_layer + bucket) * (stage.layers > 1),
+            ),
+        ),
+        (
+            StepPhase.LAYERS,
+            Phase(
+                np.where(
+                    appear > 0,
+                    appear * (held.trainable_unit * (stage.layers - 1) + head),
+                    state.gradients,
+                ),
+                waiting + one_layer,
+                layer + gathered.in_layer + bucket,
+            ),
+        ),
+        *phases.after_layers(case, held, state, acts, waiting, waits, gathered, bucket),
+    )
