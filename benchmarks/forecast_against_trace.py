@@ -43,7 +43,7 @@ FAMILIES = (
     "starcoder2",
 )
 EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss")
-EAGER = ("gemma2", "gpt_oss")
+EAGER = ("gemma2", "gpt_oss", "bloom")
 """Families without a fused attention kernel."""
 MEASURED = (
     "olmo",
@@ -140,7 +140,7 @@ def random_measured_model(rng: random.Random, family: str) -> dict[str, Any]:
         "olmoe": {"num_experts": 8, "num_experts_per_tok": 2},
         "granitemoe": {"num_local_experts": 8, "num_experts_per_tok": 2},
     }  # fmt: skip
-    if family in ("bloom", "opt", "deepseek_v3"):
+    if family in ("bloom", "opt", "falcon", "deepseek_v3"):
         del model["head_dim"]
     if family in ("deepseek_v3", "olmoe", "granitemoe"):
         width = {"intermediate_size": 512}
@@ -153,15 +153,19 @@ def measured_pairs(rng: random.Random, count: int, worlds: Sequence[int], family
     pairs = []
     for _ in range(count):
         world_size = rng.choice(worlds)
-        pairs.append(Pair(family, model, random_config(rng, world_size, "sdpa"), world_size))
+        pairs.append(Pair(family, model, random_config(rng, world_size, _attention(family)), world_size))
     return pairs
 
 
 def random_pair(rng: random.Random, worlds: Sequence[int]) -> Pair:
     world_size = rng.choice(worlds)
     family = rng.choice((*FAMILIES, *EXPERTS) if world_size == 1 else FAMILIES)
-    config = random_config(rng, world_size, "eager" if family in EAGER else "sdpa")
+    config = random_config(rng, world_size, _attention(family))
     return Pair(family, clean(random_model(rng, family), "benchmark").config, config, world_size)
+
+
+def _attention(family: str) -> str:
+    return "eager" if family in EAGER else "sdpa"
 
 
 def random_config(rng: random.Random, world_size: int, attention: str) -> TrainingConfig:

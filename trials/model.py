@@ -68,18 +68,7 @@ def build(
     """
     if spec.hf_config is not None:
         return _from_hf_config(spec.hf_config, config, dtype, num_layers, on_meta=on_meta)
-    assert spec.factory is not None
-    torch.manual_seed(seed)
-    try:
-        module = load_factory(spec)()
-    except ModelUnusable:
-        raise
-    except (Exception, SystemExit) as error:
-        words = " ".join(str(error).split())
-        raise FactoryFailed(f"{spec.factory} raised {type(error).__name__}: {words}") from error
-    if not isinstance(module, nn.Module):
-        raise ModelUnusable(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
-    return _built(module.to(dtype), None, num_layers)
+    return _built(_from_factory(spec, dtype, seed), None, num_layers)
 
 
 def model_class(hf_config: dict[str, Any]) -> tuple[Any, Any]:
@@ -110,6 +99,31 @@ def load_factory(spec: ModelSpec) -> Callable[[], object]:
     if not callable(factory):
         raise ModelUnusable(f"{module_name} has no callable {attribute!r}")
     return factory  # type: ignore[no-any-return]
+
+
+def _from_factory(spec: ModelSpec, dtype: torch.dtype, seed: int) -> nn.Module:
+    """Real, and on fake tensors only then made fake: a factory may read what its tensors hold."""
+    from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+    with unset_fake_temporarily() as fake_mode:
+        torch.manual_seed(seed)
+        try:
+            module = load_factory(spec)()
+        except ModelUnusable:
+            raise
+        except (Exception, SystemExit) as error:
+            words = " ".join(str(error).split())
+            raise FactoryFailed(f"{spec.factory} raised {type(error).__name__}: {words}") from error
+        if not isinstance(module, nn.Module):
+            raise ModelUnusable(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
+        module = module.to(dtype)
+    if isinstance(fake_mode, FakeTensorMode):
+        for part in module.modules():
+            for tensors in (part._parameters, part._buffers):
+                tensors.update(
+                    {name: fake_mode.from_tensor(t) for name, t in tensors.items() if t is not None}
+                )
+    return module
 
 
 def _from_hf_config(

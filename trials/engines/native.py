@@ -27,7 +27,7 @@ def build(setting: Setting) -> Engine:
     model = built.module
     if built.is_meta:
         to_empty(model, device)
-    else:
+    elif device.type != "cpu":  # a factory's model is there already, and fake tensors cannot be moved
         model.to(device)
     initialise(built, device, setting.seed, lambda parameter, full: parameter.copy_(full))
 

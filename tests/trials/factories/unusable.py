@@ -51,4 +51,14 @@ class Logits(Decoder):
         return self.head(self.tokens(input_ids))
 
 
+class Reader(Decoder):
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        loss = super().forward(input_ids, labels)
+        return loss * 2 if loss.item() > 1 else loss
+
+
+def reads_its_activations() -> nn.Module:
+    return Reader()
+
+
 not_callable = 7
