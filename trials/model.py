@@ -118,11 +118,10 @@ def _from_factory(spec: ModelSpec, dtype: torch.dtype, seed: int) -> nn.Module:
             raise ModelUnusable(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
         module = module.to(dtype)
     if isinstance(fake_mode, FakeTensorMode):
+        tensors: dict[str, Any]
         for part in module.modules():
             for tensors in (part._parameters, part._buffers):
-                tensors.update(
-                    {name: fake_mode.from_tensor(t) for name, t in tensors.items() if t is not None}
-                )
+                tensors |= {name: fake_mode.from_tensor(t) for name, t in tensors.items() if t is not None}
     return module
 
 
