@@ -9,7 +9,7 @@ from rich.text import Text
 from autotune.hardware.sizes import format_bytes
 from autotune.report.plan import Explanation, Plan, PlanRow
 from autotune.terminal.tables import ConfigTable, plain_table
-from autotune.terminal.words import describe, figure, in_common
+from autotune.terminal.words import caveats, describe, figure, in_common
 
 BAR_WIDTH = 24
 PART_COLOURS: Mapping[str, str] = {
@@ -44,6 +44,7 @@ def plan_view(plan: Plan) -> RenderableType:
     if common := in_common([row.config for row in rows]):
         parts.append(Text(f"all with {common}", style="dim"))
     parts += [Text(line, style="bold") for line in plan.advice]
+    parts += [Text(f"mind the first: {words}") for row in rows[:1] for words in caveats(row.config)]
     unprobed = {row.unprobed for row in rows if row.unprobed}
     parts += [Text(f"* forecast only: {reason}", style="dim") for reason in sorted(unprobed)]
     parts += ["", *(Text(f"left out {r.count:,}: {r.reason}", style="dim") for r in plan.rejected)]

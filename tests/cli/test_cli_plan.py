@@ -34,7 +34,15 @@ def test_json_is_of_the_published_shape(cli: Cli):
 def test_a_person_sees_rows_and_reasons(cli: Cli):
     ended = cli("plan", "llama-3.1-8b", "--gpus", "4090:1", "--ceiling", "22GiB")
     assert ended.code == 0
-    for words in ("tokens/s", "of the ceiling", "int4", "adaptation lora", "left out", "forecast only"):
+    for words in (
+        "tokens/s",
+        "of the ceiling",
+        "int4",
+        "adaptation lora",
+        "left out",
+        "forecast only",
+        "mind",
+    ):
         assert words in ended.out
 
 
