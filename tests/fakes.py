@@ -52,12 +52,13 @@ class FakeExecutor:
         outcome_of: Callable[[TrainingConfig, int], Outcome] = lambda config, attempt: Outcome.MEASURED,
         num_slots: int = 1,
         device_name: str = "a CPU",
+        protocol: int = PROTOCOL_VERSION,
     ) -> None:
         self.num_slots = num_slots
         self.asked: list[TrainingConfig] = []
         self._outcome_of = outcome_of
         self._versions = Versions(
-            device_name=device_name, python="3", torch="2", transformers="5", protocol=PROTOCOL_VERSION
+            device_name=device_name, python="3", torch="2", transformers="5", protocol=protocol
         )
         self._waiting: dict[str, _Probe] = {}
         self._running: dict[str, tuple[_Probe, threading.Timer]] = {}

@@ -30,7 +30,7 @@ def run_probe(request: ProbeRequest) -> ProbeResult:
     """Run every rank of `request` on this machine and wait for the result; raises BadInput."""
     if request.num_nodes > 1:
         raise BadInput("a probe of several nodes needs an executor; this command runs one node")
-    os.environ.update(probe_variables())
+    os.environ.update(probe_variables(request.device))
     from trials.zygote import Zygote
 
     zygote = Zygote(request.device)

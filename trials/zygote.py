@@ -11,8 +11,10 @@ import os
 import sys
 from pathlib import Path
 
+from trials.contract.constants import engine_constants
 from trials.contract.messages import DeviceKind, NodeShare, ProbeRequest, RankReport
 from trials.contract.outcome import Outcome, Phase
+from trials.malloc import give_back_from
 from trials.operators import OperatorUnavailable, load_operators, needed_operators
 from trials.processes import adopt_orphans, die_with_parent
 
@@ -36,6 +38,8 @@ class Zygote:
 
     def __init__(self, device: DeviceKind) -> None:
         adopt_orphans()
+        if device == "cpu":
+            give_back_from(engine_constants(0).cpu_mmap_threshold_bytes)
         os.environ["DS_ACCELERATOR"] = device
         for module in IMPORTED_AHEAD:
             importlib.import_module(module)

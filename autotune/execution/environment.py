@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from trials.contract.environment import probe_variables
+from trials.contract.messages import DeviceKind
 
 PASSED_ON = (
     "HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TMPDIR", "TZ",
@@ -15,7 +16,7 @@ FOLDER_VARIABLE = "AUTOTUNE_PROBE_FOLDER"
 """Set to the supervisor's scratch folder, which marks everything that it ever started."""
 
 
-def probe_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def probe_environment(environment: Mapping[str, str], device: DeviceKind) -> dict[str, str]:
     """The environment of a supervisor, and so of everything that runs a probe."""
     passed = {k: v for k, v in environment.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
-    return passed | probe_variables() | {"PYTHONUNBUFFERED": "1"}
+    return passed | probe_variables(device) | {"PYTHONUNBUFFERED": "1"}

@@ -113,7 +113,7 @@ class Supervisor:
     def _start(self) -> subprocess.Popen[bytes]:
         with _or_unavailable("a probe's supervisor cannot be started"):
             self._folder = Path(tempfile.mkdtemp(prefix="autotune-"))
-            environment = probe_environment(os.environ) | {FOLDER_VARIABLE: str(self._folder)}
+            environment = probe_environment(os.environ, self._device) | {FOLDER_VARIABLE: str(self._folder)}
             if self._visible_gpus is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = self._visible_gpus
             module = ["-P", "-m", "trials.supervisor", self._device, str(os.getpid()), str(self._folder)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from autotune.export.target import Target
 from trials.contract.capabilities import ENGINE_OF_SHARDING
-from trials.contract.environment import THREAD_VARIABLES, thread_variables
+from trials.contract.environment import THREAD_VARIABLES, allocator_variables, thread_variables
 
 LINE_LENGTH = 100
 DEFAULT_PORT = 29500
@@ -21,10 +21,9 @@ RENDEZVOUS = (
 
 def environment(target: Target) -> dict[str, str]:
     """The variables that the probes ran under and that decide memory or speed."""
-    if target.device == "cpu":
-        variables = thread_variables(1)
-    else:  # where the number of threads is the machine's, which only the script can ask
-        variables = {"PYTORCH_CUDA_ALLOC_CONF": target.constants.cuda_allocator}
+    variables = allocator_variables(target.device, target.constants)
+    if target.device == "cpu":  # elsewhere the number of threads is the machine's: only the script can ask
+        variables |= thread_variables(1)
     if ENGINE_OF_SHARDING[target.config.sharding] == "zero":
         variables["DS_ACCELERATOR"] = target.device
     return variables

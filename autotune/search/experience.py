@@ -12,6 +12,7 @@ from autotune.hardware.inventory import Gpu, Inventory, NodeGroup
 from autotune.models.shape import ModelShape
 from autotune.storage.repository import Repository
 from search_spaces.columns import Columns
+from trials.contract.constants import PROTOCOL_VERSION
 
 MOST = 200
 """Measurements that are looked at, the latest: what a posterior takes in without a pause."""
@@ -26,7 +27,8 @@ def _observations(group: NodeGroup, repository: Repository) -> Iterator[Observat
     wanted = _without_memory(group.gpu)
     for job, measurement in repository.measured_on(group.gpu.name, MOST):
         spec, own = job.spec, Inventory.from_dict(job.spec.inventory).group
-        if _without_memory(own.gpu) != wanted:
+        versions = measurement.result.versions
+        if _without_memory(own.gpu) != wanted or versions is None or versions.protocol != PROTOCOL_VERSION:
             continue
         observation = Observation.of(
             spec.model.digest,

@@ -15,6 +15,7 @@ from autotune.export.script import environment
 from trials.contract.config import TrainingConfig
 from trials.contract.constants import EngineConstants
 from trials.contract.environment import threads_per_rank
+from trials.contract.messages import DeviceKind
 
 MakeTarget = Callable[..., Target]
 
@@ -97,10 +98,11 @@ def test_training_json(make_target: MakeTarget) -> None:
 
 
 def test_environment_is_the_probes(make_target: MakeTarget) -> None:
-    for device in ("cpu", "cuda"):
+    devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
+    for device in devices:
         variables = environment(make_target(device))
         assert variables
-        assert variables.items() <= probe_environment({}).items()
+        assert variables.items() <= probe_environment({}, device).items()
 
 
 @pytest.mark.parametrize(("cores", "ranks"), [(1, 1), (96, 8), (100, 8), (2, 4)])

@@ -54,13 +54,13 @@ def test_the_ranks_of_a_node_share_its_cores(
 
 
 def test_the_process_that_forks_starts_no_threads() -> None:
-    assert thread_variables(1).items() <= probe_variables().items()
+    assert thread_variables(1).items() <= probe_variables("cpu").items()
 
 
 def test_a_rank_takes_its_threads_after_the_fork() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IN_A_FORK],
-        env={**os.environ, **probe_variables(), "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, **probe_variables("cpu"), "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         check=False,

@@ -64,7 +64,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[
     (folder / "requests.json").write_text(json.dumps(requests))
     done = subprocess.run(
         [sys.executable, "-P", LOOK, folder / "requests.json", folder / "found.json"],
-        env={**os.environ, **probe_variables(), "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **probe_variables("cpu"), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

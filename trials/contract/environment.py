@@ -1,6 +1,6 @@
 """What the processes of a probe, and those of an exported launch script, find in their environment."""
 
-from trials.contract.constants import engine_constants
+from trials.contract.constants import EngineConstants, engine_constants
 from trials.contract.messages import DeviceKind
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -20,8 +20,20 @@ def threads_per_rank(device: DeviceKind, ranks_per_node: int, cores: int) -> int
     return 1 if device == "cpu" else max(1, cores // ranks_per_node)
 
 
-def probe_variables() -> dict[str, str]:
-    """The environment that the process which forks the ranks must have before it imports anything."""
+def allocator_variables(device: DeviceKind, constants: EngineConstants) -> dict[str, str]:
+    """How memory of tensors is allocated."""
+    if device == "cuda":
+        return {"PYTORCH_CUDA_ALLOC_CONF": constants.cuda_allocator}
+    threshold = constants.cpu_mmap_threshold_bytes
+    names = ("glibc.malloc.mmap_threshold", "glibc.malloc.trim_threshold")
+    return {
+        "GLIBC_TUNABLES": ":".join(f"{name}={threshold}" for name in names),
+        "THP_MEM_ALLOC_ENABLE": str(int(constants.cpu_huge_pages)),
+    }
+
+
+def probe_variables(device: DeviceKind) -> dict[str, str]:
+    """The environment that the process which forks the ranks must be started with."""
     return {
         # It starts no threads, which would not survive the fork; each rank asks for its own after it.
         **thread_variables(1),
@@ -30,5 +42,5 @@ def probe_variables() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         # Asking whether there is CUDA must not initialise it in the process that forks.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        "PYTORCH_CUDA_ALLOC_CONF": engine_constants(0).cuda_allocator,
+        **allocator_variables(device, engine_constants(0)),
     }
