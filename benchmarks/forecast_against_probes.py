@@ -151,7 +151,7 @@ class Row:
     @property
     def tensor_bytes(self) -> int:
         worst = max(self.result.memory, key=lambda peaks: peaks.device_bytes)
-        return worst.device_bytes - outside_bytes(worst)
+        return worst.device_bytes - outside_bytes(worst, int(self.forecast.parts["fixed"][0]))
 
     @property
     def tokens_per_second(self) -> float:
@@ -194,9 +194,8 @@ def recorded() -> Iterator[Row]:
     stored = json.loads((RESULTS / "forecast_against_probes.json").read_text())
     for row in stored["rows"]:
         case, config = Case(row["model"], row["world_size"]), TrainingConfig.parse(row["config"])
-        yield Row(
-            case, config, ProbeResult.parse(row["result"]), row["traced_bytes"], estimates(case, config)
-        )
+        result = ProbeResult.parse(row["result"])
+        yield Row(case, config, result, traced(case.request(config, 0)), estimates(case, config))
 
 
 def traced(request: ProbeRequest) -> int | None:

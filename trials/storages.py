@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_iter
 
 IN_PLACE_OTHERWISE = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.index_put.default})
 """What autograd's engine does in place unless a dispatch mode looks on: it adds up gradients (`accumulate` in
-torch/csrc/autograd/input_buffer.cpp) and scatters them (`index_backward` in FunctionsManual.cpp)."""
+torch/csrc/autograd/input_buffer.cpp) and scatters them (`index_backward` in FunctionsManual.cpp). A view,
+such as the gradient of nn.Linear's weight, shares its storage and is left alone."""
 
 
 class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -48,7 +49,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in IN_PLACE_OTHERWISE and _is_engine_of_autograd():
+        if func in IN_PLACE_OTHERWISE and _is_engine_of_autograd() and not args[0]._is_view():
             self._take_over(result, args[0])
         for leaf in tree_iter(result):
             if isinstance(leaf, torch.Tensor):

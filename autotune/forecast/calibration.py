@@ -4,6 +4,7 @@ Three things are learned from probes, of the model that is forecast and of other
 and speed are off, as residuals; and what really lies outside tensors.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,10 @@ from autotune.forecast.residuals import MEMORY, SPEED, Factors, Residuals, poste
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import MemoryPeaks, ProbeResult
+
+RESIDENT_BLUR_BYTES = 24 << 20
+"""Standard deviation of a resident set about the tensors in it: pages of libraries, operators' scratch.
+Measured (benchmarks/forecast_against_probes.py)."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Observation:
     """Its standard deviation."""
     memory: float
     """Residual of what the allocator holds."""
+    memory_noise: float
+    """Its standard deviation."""
     outside_bytes: float
     """Measured less forecast bytes outside tensors."""
 
@@ -44,7 +51,8 @@ class Observation:
         if speed is None or speed.median <= 0 or not result.memory:
             return None
         worst = max(result.memory, key=lambda peaks: peaks.device_bytes)
-        outside = outside_bytes(worst)
+        expected = int(forecast.parts["fixed"][0])
+        outside = outside_bytes(worst, expected)
         return cls(
             model=model,
             world_size=world_size,
@@ -52,15 +60,18 @@ class Observation:
             speed=float(np.log(speed.median / forecast.tokens_per_second[0])),
             speed_noise=max(SPEED.noise, (speed.high - speed.low) / speed.median / 4),
             memory=float(np.log(max(worst.device_bytes - outside, 1) / forecast.reserved_bytes[0])),
-            outside_bytes=float(outside - forecast.parts["fixed"][0]),
+            memory_noise=math.hypot(MEMORY.noise, _blur_bytes(worst) / forecast.reserved_bytes[0]),
+            outside_bytes=float(outside - expected),
         )
 
 
-def outside_bytes(peaks: MemoryPeaks) -> int:
-    """What a rank held outside tensors: beside its allocator or, on CPU, before the model was built."""
-    if peaks.reserved_bytes is None:
-        return peaks.baseline_bytes
-    return peaks.device_bytes - peaks.reserved_bytes
+def outside_bytes(peaks: MemoryPeaks, expected_bytes: int) -> int:
+    """What a rank held outside tensors: beside its allocator or, where nothing tells, what is expected."""
+    return expected_bytes if peaks.reserved_bytes is None else peaks.device_bytes - peaks.reserved_bytes
+
+
+def _blur_bytes(peaks: MemoryPeaks) -> int:
+    return RESIDENT_BLUR_BYTES if peaks.reserved_bytes is None else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +108,8 @@ class Calibration:
             [o.world_size for o in self.observations],
         )
         wanted = Factors.of(columns, [digests[model]], [world_size])
-        noise = np.array([o.speed_noise for o in self.observations])
-        speed = posterior(SPEED, observed, self._each("speed"), wanted, noise)
-        memory = posterior(MEMORY, observed, self._each("memory"), wanted)
+        speed = posterior(SPEED, observed, self._each("speed"), wanted, self._each("speed_noise"))
+        memory = posterior(MEMORY, observed, self._each("memory"), wanted, self._each("memory_noise"))
         outside = float(np.median(self._each("outside_bytes")))
         found = _corrected(forecast, speed, memory, outside)
         spare = found.reserved_bytes * np.expm1(memory.deviation)

@@ -11,7 +11,7 @@ import numpy as np
 
 from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
-from autotune.forecast.formats import Floats
+from autotune.forecast.formats import SINGLE, Floats
 from autotune.forecast.states import Parameters, Stage, States
 
 BACKWARD_ATTENTION = 2.5
@@ -52,7 +52,7 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     causal = 2.0 * case.tokens * case.sequence * shape.query_size / case.tensor
     ring = np.where(case.context > 1, constants.ring_efficiency, 1.0)
     fused = causal / (ring * constants.attention_efficiency * case.attention_flops)
-    eager = 2.0 * causal / (constants.matmul_efficiency * case.attention_flops)
+    eager = 2.0 * causal / (_matmul_efficiency(case) * case.attention_flops)
     attention = np.where(case.has("attention", "eager"), eager, fused)
     passes = np.where(
         case.has("compile", True), constants.compiled_elementwise_passes, constants.elementwise_passes
@@ -82,9 +82,13 @@ def _loss(case: Case) -> tuple[Floats, Floats]:
 
 def _matmul(case: Case, products: Floats) -> Floats:
     """Seconds of multiplying and adding `products` pairs of numbers."""
+    return 2.0 * products / (_matmul_efficiency(case) * case.peak_flops)
+
+
+def _matmul_efficiency(case: Case) -> Floats:
     constants = case.constants
-    efficiency = np.where(case.has("precision", "fp8"), constants.fp8_efficiency, constants.matmul_efficiency)
-    return 2.0 * products / (efficiency * case.peak_flops)
+    wide = np.where(case.mode == SINGLE, constants.fp32_efficiency, constants.matmul_efficiency)
+    return np.where(case.has("precision", "fp8"), constants.fp8_efficiency, wide)
 
 
 def gradient_accumulation(case: Case, held: Parameters) -> Floats:

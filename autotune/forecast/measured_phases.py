@@ -28,23 +28,33 @@ def measured_phases(
     # Where gradients persist, a finished one has been added to what was there.
     finished = case.is_fsdp | ~persist
     gathered, bucket = phases.gathered(case, held, head), phases.bucket(case)
+    standing = phases.standing_bucket(case)
     layer = terms.most("backward", finished) + phases.context_transient(case)
     layer = layer + phases.dequantised(case) + phases.fake_quantised(case) * case.checkpoints
     pieces = phases.loss_share(case) * stage.has_loss
     waits = phases.waiting_head(case, head)
     layer = layer + waits
     return (
+        (StepPhase.FORWARD, Phase(before, np.zeros(1), gathered.at_start + standing)),
         (
             StepPhase.FORWARD,
-            Phase(before, saved + copies.cached, terms.most("forward", finished) + gathered.in_forward),
+            Phase(
+                before,
+                saved + copies.cached,
+                terms.most("forward", finished) + gathered.in_forward + standing,
+            ),
         ),
         (
             StepPhase.FORWARD,
-            Phase(before, saved + copies.cached, pieces * terms.most("head", finished) + gathered.in_loss),
+            Phase(
+                before,
+                saved + copies.cached,
+                pieces * terms.most("head", finished) + gathered.in_loss + standing,
+            ),
         ),
         (
             StepPhase.LOSS,
-            Phase(before, saved, pieces * terms.most("loss", finished) + gathered.in_loss + bucket),
+            Phase(before, saved, pieces * terms.most("loss", finished) + gathered.in_loss + standing),
         ),
         (
             StepPhase.LAYERS,

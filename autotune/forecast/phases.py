@@ -43,18 +43,19 @@ def phases(
 
     loss_forward, loss_backward = _loss(case, stage)
     shared = gathered(case, held, head)
-    buffers = bucket(case)
+    buffers, standing = bucket(case), standing_bucket(case)
     # Checkpointing casts the weights of a layer anew when it is recomputed.
     recomputed = acts.recomputed + copies.of_one_layer * case.checkpoints
     layer = _layer_backward(case, acts) + context_transient(case)
     leaving = acts.stream * case.autocasts * stage.has_loss  # the hidden states, which the head reads cast
     return (
+        (StepPhase.FORWARD, Phase(before, np.zeros(1), shared.at_start + standing)),
         (
             StepPhase.FORWARD,
             Phase(
                 before,
                 saved + copies.cached + acts.in_forward + (acts.masks - acts.saved) * ~case.checkpoints,
-                shared.in_forward,
+                shared.in_forward + standing,
             ),
         ),
         (
@@ -62,12 +63,12 @@ def phases(
             Phase(
                 before,
                 saved + copies.cached + copies.of_head + final_norm,
-                loss_forward + leaving + shared.in_loss,
+                loss_forward + leaving + shared.in_loss + standing,
             ),
         ),
         (
             StepPhase.LOSS,
-            Phase(before, saved + copies.of_head + final_norm, loss_backward + shared.in_loss + buffers),
+            Phase(before, saved + copies.of_head + final_norm, loss_backward + shared.in_loss + standing),
         ),
         (
             StepPhase.LOSS,
@@ -75,6 +76,14 @@ def phases(
                 before,
                 saved + copies.of_head + final_norm,
                 _head_backward(case, stage, head) + shared.in_loss + buffers,
+            ),
+        ),
+        (
+            StepPhase.LOSS,
+            Phase(
+                before,
+                saved + final_norm,
+                acts.stream * stage.has_loss + _fresh_bytes(case) * head + shared.in_loss + buffers,
             ),
         ),
         (
@@ -118,7 +127,10 @@ def after_layers(
     buffers: Floats,
 ) -> tuple[tuple[StepPhase, Phase], ...]:
     """The moments when no layer is left to go backward."""
-    twice = gradients_persist(case) | case.is_zero | case.shape.tied_embeddings
+    twice = ~case.is_fsdp & (gradients_persist(case) | case.is_zero | case.shape.tied_embeddings)
+    # FSDP shards the root's gradients last of all.
+    to_come = case.is_fsdp & ~gradients_persist(case)
+    before = state.gradients - to_come * case.bytes.gradients * held.trainable_root / case.shards
     return (
         (
             StepPhase.EMBEDDING,
@@ -127,22 +139,38 @@ def after_layers(
         (
             StepPhase.EMBEDDING,
             Phase(
-                state.gradients + waits,
+                before + waits,
                 waiting,
-                acts.stream + twice * _embedding_gradient(case, held) + shared.at_end + buffers,
+                acts.stream + twice * _embedding_gradient(case, held) + shared.at_root + buffers,
             ),
         ),
-        (StepPhase.STEP, Phase(state.gradients, np.zeros(1), _step_temporary(case, held))),
+        (StepPhase.EMBEDDING, Phase(before, waiting, _tied_sum(case, held) + shared.at_sum + buffers)),
+        (StepPhase.EMBEDDING, Phase(before, waiting, shared.at_end + buffers)),
+        (
+            StepPhase.STEP,
+            Phase(state.gradients, np.zeros(1), _step_temporary(case, held) + standing_bucket(case)),
+        ),
     )
+
+
+def _tied_sum(case: Case, held: Parameters) -> Floats:
+    """A tied matrix's gradients as embedding and as head, and the third that they are added into.
+
+    Autograd would add into the one that came first, the head's, but that of an nn.Linear is a view; only
+    autocast casts it first. Traced, and measured on CPU.
+    """
+    added = case.shape.tied_embeddings & ~case.is_lora & ~case.autocasts
+    counted = case.is_ddp & ~gradients_persist(case)  # the third among the gradients already
+    return added * (3 - counted) * _kept_bytes(case) * held.vocabulary
 
 
 def gradients_persist(case: Case) -> Mask:
     """Whether gradients are there before a backward, and it adds to them.
 
-    DDP's buckets are allocated once, and gradients are views into them; else they appear as the backward
-    comes to them, and go with the optimizer step.
+    DDP's buckets are allocated once, and gradients are views into them; so is ZeRO-3's partition. Else they
+    appear as the backward comes to them, and go with the optimizer step.
     """
-    return (case.accumulation > 1) | (case.is_ddp & (case.peers > 1))
+    return (case.accumulation > 1) | (case.is_ddp & (case.peers > 1)) | case.is_zero3
 
 
 def waiting_head(case: Case, head: Floats) -> Floats:
@@ -213,14 +241,20 @@ def loss_share(case: Case) -> Floats:
 
 
 def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
-    """The gradient of the logits in the head's format, and those of its input and of its weight."""
+    """The gradient of the logits in the head's format, and those of its input and of its weight.
+
+    Autocast's gradient of the weight is widened when that of the logits is gone.
+    """
     logits = case.tokens * (case.shape.vocab_size / case.tensor + case.shape.hidden_size)
-    return stage.has_loss * case.bytes.compute * logits + _fresh_bytes(case) * head
+    made = np.where(case.is_fsdp | case.autocasts, case.bytes.compute, case.bytes.gradients)
+    return stage.has_loss * case.bytes.compute * logits + made * head
 
 
 class Gathered(NamedTuple):
     """Bytes of parameters gathered and gradients not yet scattered."""
 
+    at_start: Floats
+    """When those outside the layers have been gathered, and are copied out."""
     in_loss: Floats
     in_forward: Floats
     in_last_layer: Floats
@@ -229,6 +263,10 @@ class Gathered(NamedTuple):
     """In that of the others, while the gradients of the one before are reduced."""
     after_layers: Floats
     """When the first layer's gradients are reduced."""
+    at_root: Floats
+    """When all gradients outside the layers are there."""
+    at_sum: Floats
+    """Earlier, when those of a tied matrix are added up."""
     at_end: Floats
 
 
@@ -243,6 +281,7 @@ def gathered(case: Case, held: Parameters, head: Floats) -> Gathered:
     unreduced = case.is_fsdp & ((case.stages > 1) | ((case.accumulation > 1) & (not reduces_each)))
     whole = unreduced * (case.bytes.compute * held.total + case.bytes.reduced * held.trainable)
     root, unit = case.bytes.compute * held.root, case.bytes.compute * held.unit
+    root_gradients = case.bytes.compute * held.trainable_root
     reduced_root = case.bytes.reduced * held.trainable_root
     reduced_unit = case.bytes.reduced * held.trainable_unit
     unit_gradients = case.bytes.compute * held.trainable_unit
@@ -250,20 +289,31 @@ def gathered(case: Case, held: Parameters, head: Floats) -> Gathered:
     live = np.minimum(held.total, case.constants.deepspeed_max_live_parameters)
     kept = case.is_zero3 * case.bytes.compute * live + whole
     return Gathered(
+        at_start=case.is_fsdp * 2 * root + kept,
         in_loss=case.is_fsdp * (root + unit) + kept,
         in_forward=case.is_fsdp * (root + 2 * unit) + kept,
         in_last_layer=case.is_fsdp * (root + 2 * unit + head_gradient) + kept,
         in_layer=case.is_fsdp * (root + 2 * unit + reduced_unit + head_gradient) + kept,
         after_layers=case.is_fsdp * (root + unit + unit_gradients + reduced_unit + head_gradient) + kept,
-        at_end=case.is_fsdp * (root + reduced_root) + kept,
+        at_root=case.is_fsdp * (root + root_gradients + reduced_unit) + kept,
+        at_sum=case.is_fsdp * (root + reduced_unit) + kept,
+        at_end=case.is_fsdp * (root_gradients + reduced_root) + kept,
     )
 
 
 def bucket(case: Case) -> Floats:
-    """DeepSpeed's buffer of gradients on their way; two where communication overlaps."""
-    buffers = 2 if case.on_cuda else 1
+    """DeepSpeed's buffer of gradients on their way; stages 1 and 2 have two where communication overlaps.
+
+    They make theirs with a backward's first gradient (`setup_buckets` in stage_1_and_2.py).
+    """
+    buffers = np.where(case.is_zero3 | (not case.on_cuda), 1, 2)
     elements = engine_constants(case.shape.num_parameters).deepspeed_bucket_elements
     return case.is_zero * case.bytes.gradients * buffers * elements
+
+
+def standing_bucket(case: Case) -> Floats:
+    """The same in the rest of a step: stage 3 has its own all along."""
+    return case.is_zero3 * bucket(case)
 
 
 def _layer_backward(case: Case, acts: Activations) -> Floats:

@@ -27,6 +27,8 @@ GPT2 = {
     "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
 }  # fmt: skip
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+TIED = {"tie_word_embeddings": True, "vocab_size": 100_000}
+FEW = {"micro_batch_size": 1, "sequence_length": 128}
 CASES = [
     ("llama", {}, 1, {}),
     ("llama", {"tie_word_embeddings": True}, 1, {"precision": "bf16", "activation_checkpointing": "full"}),
@@ -45,6 +47,11 @@ CASES = [
     ("llama", {}, 8, {"sharding": "fsdp"}),
     ("llama", {"vocab_size": 50257}, 64, {"sharding": "fsdp", "activation_checkpointing": "full"}),
     ("qwen2", {}, 2, {"sharding": "fsdp", "precision": "fp32"}),
+    # Few tokens and a large vocabulary: the peak is where the gradients of the embeddings are made.
+    ("llama", TIED, 1, {**FEW, "precision": "fp32"}),
+    ("llama", TIED, 1, {**FEW, "precision": "bf16", "gradient_accumulation_steps": 2}),
+    ("llama", TIED, 4, {**FEW, "sharding": "fsdp", "gradient_accumulation_steps": 2}),
+    ("llama", {"vocab_size": 100_000}, 4, {**FEW, "sharding": "fsdp", "precision": "bf16"}),
 ]
 
 

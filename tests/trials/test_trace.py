@@ -64,6 +64,18 @@ class TestTracker:
             loss.backward()
         assert tracker.peaks["backward"] - tracker.peaks["forward"] <= 2 * 4000
 
+    def test_but_not_into_that_of_a_linear_layer_which_is_a_view(self) -> None:
+        tracker = StorageTracker()
+        weight = torch.zeros(1000, 10, requires_grad=True)
+        tracker.count([weight])
+        with tracker.watching():
+            tracker.enter("forward")
+            tokens = torch.nn.functional.embedding(torch.zeros(1, dtype=torch.int64), weight)
+            loss = torch.nn.functional.linear(tokens, weight).sum()
+            tracker.enter("backward")
+            loss.backward()
+        assert tracker.peaks["backward"] >= 4 * weight.nbytes
+
 
 @pytest.mark.parametrize(
     "request_",
