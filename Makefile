@@ -39,6 +39,7 @@ bench-forecast: $(INSTALLED)  ## The forecast against traces of real models, pub
 	$(BIN)/python benchmarks/planner.py
 	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/forecast_against_trace.py
+	$(BIN)/python benchmarks/forecast_against_probes.py --replay
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,9 +2,12 @@
 
 Random configurations of several models on one and two ranks, over every engine, are probed; beside the
 forecast stand DeepSpeed's and accelerate's estimators. Memory is that of a rank's tensors: the resident peak
-less what was resident before the model was built. For the calibrated figures three probes of a model are
-drawn (40 times) and the others forecast with what they taught; the traces are scaled by the same three. A
-false fit is a row that the forecast lets fit, with the default headroom, under a ceiling that is too small.
+less what the forecast has outside of them. For the calibrated figures three probes of a model are drawn (40
+times) and the others forecast with what they taught; the traces are scaled by the same three. A false fit is
+a row that the forecast lets fit, with the default headroom, under a ceiling that is too small.
+
+Figures are given of all rows, and of those with enough tokens in a microbatch for their activations to be
+larger than the blocks that malloc keeps.
 
 `python benchmarks/forecast_against_probes.py [--rows 20] [--seed 0] [--replay]` prints a table and writes
 results/forecast_against_probes.json; with --replay the probes recorded there are used again.
@@ -46,6 +49,18 @@ from trials.trace import trace
 DRAWS = 40
 PROBES = 3
 HEADROOM = 0.05
+ENOUGH_TOKENS = 1024
+RECORDED = {
+    "probe_id",
+    "outcome",
+    "phase",
+    "tokens_per_second",
+    "peak_bytes",
+    "memory",
+    "versions",
+    "seconds",
+}
+"""Of each probe's result."""
 MODELS: dict[str, dict[str, Any]] = {
     "llama-34m": {
         "model_type": "llama", "vocab_size": 16000, "hidden_size": 512, "intermediate_size": 1408,
@@ -172,7 +187,7 @@ class Row:
             },
             "traced_bytes": self.traced_bytes,
             "estimates": self.estimates,
-            "result": self.result.model_dump(mode="json"),
+            "result": self.result.model_dump(mode="json", include=RECORDED),
         }
 
 
@@ -268,7 +283,7 @@ def after_probes(rows: Sequence[Row], seed: int) -> Iterator[tuple[Row, int, int
         whole = case.forecast([row.config for row in of_case])
         columns = Columns.of([row.config for row in of_case])
         for _ in range(DRAWS):
-            drawn = rng.sample(range(len(of_case)), PROBES)
+            drawn = rng.sample(range(len(of_case)), min(PROBES, len(of_case) - 1))
             taught = Calibration([of_case[index].observation for index in drawn])
             found = taught.apply(case.spec.digest, case.world_size, columns, whole)
             scale = [
@@ -334,9 +349,15 @@ def main() -> None:
             f"speed {predicted.tokens_per_second[0] / row.tokens_per_second - 1:+7.1%}",
             flush=True,
         )
-    found = compare(rows, arguments.seed)
-    for name, of in found.items():
-        print(f"{name:36}", "  ".join(f"{key} {value:.3g}" for key, value in of.items()))
+    enough = [r for r in rows if r.config.micro_batch_size * r.config.sequence_length >= ENOUGH_TOKENS]
+    found = {
+        "all": compare(rows, arguments.seed),
+        f"from {ENOUGH_TOKENS} tokens": compare(enough, arguments.seed),
+    }
+    for group, figures_of in found.items():
+        print(group)
+        for name, of in figures_of.items():
+            print(f"  {name:34}", "  ".join(f"{key} {value:.3g}" for key, value in of.items()))
     result = {"seed": arguments.seed, "figures": found, "rows": [row.to_dict() for row in rows]}
     print(f"written to {save('forecast_against_probes', result)}")
 
