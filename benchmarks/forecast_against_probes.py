@@ -264,8 +264,10 @@ def _sizes_for_estimators(case: Case) -> tuple[int, int, int]:
 
 
 def figures(errors: Iterable[float]) -> dict[str, Any]:
-    """Of signed relative errors."""
+    """Of signed relative errors, where there are any."""
     listed = [float(error) for error in errors]
+    if not listed:
+        return {"rows": 0}
     return {
         "rows": len(listed),
         "mean_absolute_error": mean(map(abs, listed)),
@@ -350,10 +352,8 @@ def main() -> None:
             flush=True,
         )
     enough = [r for r in rows if r.config.micro_batch_size * r.config.sequence_length >= ENOUGH_TOKENS]
-    found = {
-        "all": compare(rows, arguments.seed),
-        f"from {ENOUGH_TOKENS} tokens": compare(enough, arguments.seed),
-    }
+    groups = {"all": rows, f"from {ENOUGH_TOKENS} tokens": enough}
+    found = {name: compare(of_group, arguments.seed) for name, of_group in groups.items()}
     for group, figures_of in found.items():
         print(group)
         for name, of in figures_of.items():
