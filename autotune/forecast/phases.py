@@ -284,7 +284,7 @@ def gathered(case: Case, held: Parameters, head: Floats) -> Gathered:
     root_gradients = case.bytes.compute * held.trainable_root
     reduced_root = case.bytes.reduced * held.trainable_root
     reduced_unit = case.bytes.reduced * held.trainable_unit
-    unit_gradients = case.bytes.compute * held.trainable_unit
+    unit_gradients = case.bytes.compute * held.trainable_unit / held.padding
     head_gradient = case.bytes.compute * head
     live = np.minimum(held.total, case.constants.deepspeed_max_live_parameters)
     kept = case.is_zero3 * case.bytes.compute * live + whole

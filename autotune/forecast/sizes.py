@@ -15,6 +15,8 @@ class Sizes:
     """One vocabulary matrix."""
     matrices: int
     """Vocabulary matrices: input and head, or one for both."""
+    experts: float
+    """Of a layer, those of its experts, which are stacked along their number; 0 without."""
     linear: float
     """Matmul weights of a layer, of all experts."""
     active_linear: float
@@ -32,12 +34,14 @@ class Sizes:
         router = h * shape.num_experts if shape.num_experts > 1 else 0
         matrices = 1 if shape.tied_embeddings else 2
         dense = projections * h * f if shape.num_experts == 1 else 0
+        experts = projections * h * f * shape.num_experts if shape.num_experts > 1 else 0
         ends = matrices * shape.embedding_parameters + shape.other_parameters
         return cls(
             layer=(shape.num_parameters - ends) / shape.num_layers,
             other=shape.other_parameters,
             vocabulary=shape.embedding_parameters,
             matrices=matrices,
+            experts=experts,
             linear=attention + router + projections * h * f * shape.num_experts,
             active_linear=attention + router + projections * h * f * shape.experts_per_token,
             cast_linear=shape.measured.cast_weights if shape.measured else attention + router + dense,

@@ -39,8 +39,10 @@ def stages(case: Case) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters of one rank, before sharding over its peers."""
+    """Numbers of parameters of one rank, before sharding over its peers; with FSDP's padding."""
 
+    padding: Floats
+    """Times more than it has that FSDP gathers of a layer."""
     unit: Floats
     """A layer: what FSDP gathers at a time."""
     root: Floats
@@ -55,13 +57,15 @@ class Parameters:
 
 def parameters(case: Case, stage: Stage) -> Parameters:
     sizes = case.sizes
-    unit = sizes.layer / case.tensor
+    padding = _padding(case)
+    unit = padding * sizes.layer / case.tensor
     vocabulary = sizes.vocabulary / case.tensor
     root = stage.matrices * vocabulary + sizes.other
     adapter = sizes.adapter * case.count("lora_rank") / case.tensor
     trainable_unit = np.where(case.is_lora, adapter, unit)
     trainable_root = np.where(case.is_lora, 0.0, root)
     return Parameters(
+        padding=padding,
         unit=unit,
         root=root,
         vocabulary=vocabulary,
@@ -70,6 +74,14 @@ def parameters(case: Case, stage: Stage) -> Parameters:
         trainable_root=trainable_root,
         trainable=stage.layers * trainable_unit + trainable_root,
     )
+
+
+def _padding(case: Case) -> Floats:
+    """FSDP2 splits along the first dimension, in equal parts: of 8 experts on 64 ranks each is padded to 8."""
+    experts = case.shape.num_experts
+    padded = np.ceil(experts / case.shards) * case.shards / experts
+    share = case.sizes.experts / case.sizes.layer
+    return np.where(case.is_fsdp, 1 + share * (padded - 1), 1.0)
 
 
 @dataclass(frozen=True)
