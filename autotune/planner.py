@@ -114,14 +114,22 @@ def plan(request: PlanRequest) -> Plan:
     taught, notes = _experience(request.storage, groups)
     names = [request.space] if request.space else default_spaces(groups[0])
     tried: list[str] = []
+    planned: list[_Planned] = []
+    refused: list[BadInput] = []
     for name in names:
-        planned = [
-            _plan_group(request, model, group, name, calibration)
-            for group, calibration in zip(groups, taught, strict=True)
-        ]
+        try:
+            planned = [
+                _plan_group(request, model, group, name, calibration)
+                for group, calibration in zip(groups, taught, strict=True)
+            ]
+        except BadInput as error:  # another space may have what this one lacks
+            refused.append(error)
+            continue
         tried.append(name)
         if any(one.fits.any() for one in planned):
             break
+    if not planned:
+        raise refused[0]
     found = _answer(request, model, planned, tried)
     found = found.model_copy(update={"notes": (*found.notes, *notes)})
     return _traced(found, model, request.trace)

@@ -4,21 +4,23 @@ Pairs on one rank (dense models with grouped and plain heads, tied and untied, v
 128,256, every checkpointing, optimizers, 1k to 64k tokens a micro-batch, experts) and under FSDP2 on 2 to 64
 ranks, and pairs of families outside the table, whose layers are measured.
 
-`python benchmarks/forecast_against_trace.py [--single 200] [--sharded 60] [--measured 8] [--seed 0]` prints a
-line per pair and the errors by family, and writes results/forecast_against_trace.json.
+`python benchmarks/forecast_against_trace.py [--single 200] [--sharded 60] [--experts 20] [--measured 8] [--seed 0]
+[--replay]` prints a line per pair and the errors by group, and writes results/forecast_against_trace.json; with
+--replay the traces recorded there are used again, and what is not there is traced.
 """
 
 import argparse
+import json
 import logging
 import random
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from machine import save
+from machine import RESULTS, save
 
 from autotune.forecast.forecast import break_down
 from autotune.hardware.parse import parse_inventory
@@ -81,7 +83,6 @@ class Compared:
     forecast_bytes: int
     traced_bytes: int
     peak_in: str
-    seconds: float
 
     @property
     def error(self) -> float:
@@ -157,9 +158,9 @@ def measured_pairs(rng: random.Random, count: int, worlds: Sequence[int], family
     return pairs
 
 
-def random_pair(rng: random.Random, worlds: Sequence[int]) -> Pair:
+def random_pair(rng: random.Random, worlds: Sequence[int], families: Sequence[str]) -> Pair:
     world_size = rng.choice(worlds)
-    family = rng.choice((*FAMILIES, *EXPERTS) if world_size == 1 else FAMILIES)
+    family = rng.choice(families)
     config = random_config(rng, world_size, _attention(family))
     return Pair(family, clean(random_model(rng, family), "benchmark").config, config, world_size)
 
@@ -182,10 +183,30 @@ def random_config(rng: random.Random, world_size: int, attention: str) -> Traini
     )
 
 
-def compare(pair: Pair, shape: ModelShape | None) -> Compared:
+Recorded = Mapping[str, tuple[int, str]]
+"""A pair's key → the peak that was traced, and the phase that it is in."""
+
+
+def key_of(pair: Pair) -> str:
+    return json.dumps([pair.hf_config, pair.config.model_dump(mode="json"), pair.world_size], sort_keys=True)
+
+
+def recorded() -> Recorded:
+    rows = json.loads((RESULTS / "forecast_against_trace.json").read_text())["rows"]
+    pairs = [
+        (Pair("", row["model"], TrainingConfig.parse(row["config"]), row["world_size"]), row) for row in rows
+    ]
+    return {key_of(pair): (row["traced_bytes"], row["peak_in"]) for pair, row in pairs}
+
+
+def traced(pair: Pair) -> tuple[int, str]:
     model = ModelSpec(name=pair.family, hf_config=pair.hf_config)
-    request = ProbeRequest(probe_id="trace", model=model, config=pair.config, world_size=pair.world_size)
-    traced = trace(request)
+    found = trace(ProbeRequest(probe_id="trace", model=model, config=pair.config, world_size=pair.world_size))
+    return found.peak_bytes, max(found.phases, key=lambda phase: found.phases[phase])
+
+
+def compare(pair: Pair, shape: ModelShape | None, known: Recorded) -> Compared:
+    traced_bytes, peak_in = known.get(key_of(pair)) or traced(pair)
     assert shape is not None
     per_node = min(pair.world_size, 8)
     group = parse_inventory(f"{pair.world_size // per_node}x{per_node}xH100").group
@@ -193,18 +214,19 @@ def compare(pair: Pair, shape: ModelShape | None) -> Compared:
     return Compared(
         pair=pair,
         forecast_bytes=max(sum(parts.values()) - parts["fixed"] for parts in phases.values()),
-        traced_bytes=traced.peak_bytes,
-        peak_in=max(traced.phases, key=lambda phase: traced.phases[phase]),
-        seconds=traced.seconds,
+        traced_bytes=traced_bytes,
+        peak_in=peak_in,
     )
 
 
-def run(count: int, worlds: Sequence[int], rng: random.Random) -> list[Compared]:
-    pairs = [random_pair(rng, worlds) for _ in range(count)]
-    return [shown(compare(pair, shape_of(pair.hf_config))) for pair in pairs]
+def run(
+    count: int, worlds: Sequence[int], families: Sequence[str], rng: random.Random, known: Recorded
+) -> list[Compared]:
+    pairs = [random_pair(rng, worlds, families) for _ in range(count)]
+    return [shown(compare(pair, shape_of(pair.hf_config), known)) for pair in pairs]
 
 
-def run_measured(count: int, worlds: Sequence[int], rng: random.Random) -> list[Compared]:
+def run_measured(count: int, worlds: Sequence[int], rng: random.Random, known: Recorded) -> list[Compared]:
     compared = []
     for family in MEASURED:
         pairs = measured_pairs(rng, count, worlds, family)
@@ -213,7 +235,7 @@ def run_measured(count: int, worlds: Sequence[int], rng: random.Random) -> list[
         started = time.monotonic()
         described = describe(ModelSpec(name=family, hf_config=pairs[0].hf_config))
         print(f"{family}: described in {time.monotonic() - started:.1f} s; {'; '.join(described.notes)}")
-        compared += [shown(compare(pair, described.shape)) for pair in pairs]
+        compared += [shown(compare(pair, described.shape, known)) for pair in pairs]
     return compared
 
 
@@ -243,16 +265,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--single", type=int, default=200)
     parser.add_argument("--sharded", type=int, default=60)
+    parser.add_argument("--experts", type=int, default=20, help="sharded pairs of families with experts")
     parser.add_argument("--measured", type=int, default=8, help="pairs of each family that is measured")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--replay", action="store_true", help="take the traces that are recorded")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     rng = random.Random(arguments.seed)
+    known = recorded() if arguments.replay else {}
     groups = {
-        "one rank": run(arguments.single, (1,), rng),
-        "FSDP2": run(arguments.sharded, WORLDS, rng),
-        "measured families": run_measured(arguments.measured, (1, *WORLDS), rng),
+        "one rank": run(arguments.single, (1,), (*FAMILIES, *EXPERTS), rng, known),
+        "FSDP2": run(arguments.sharded, WORLDS, FAMILIES, rng, known),
+        "measured families": run_measured(arguments.measured, (1, *WORLDS), rng, known),
+        "FSDP2, experts": run(arguments.experts, WORLDS, EXPERTS, rng, known),
     }
     groups = {name: compared for name, compared in groups.items() if compared}
     for name, compared in groups.items():

@@ -219,6 +219,15 @@ STRUCTURE: tuple[Constraint, ...] = (
         ),
     ),
     Constraint(
+        "pipeline_of_zero",
+        ("sharding", "pipeline_parallel_size"),
+        lambda c, f: (_stages(c) > 1) & c.is_in("sharding", ["zero2", "zero3"]),
+        lambda c, f: (
+            f"DeepSpeed's pipeline goes with ZeRO-1 at most, not with {_named(c, 'sharding')}; use "
+            "sharding=zero1 or fsdp"
+        ),
+    ),
+    Constraint(
         "max_positions",
         ("sequence_length",),
         lambda c, f: c.count("sequence_length") > (f.max_positions or np.inf),

@@ -64,7 +64,7 @@ def _derived(case: Case) -> Activations:
         np.intp
     )
     whole = _bytes(case, (_layer, _layer_written_out, layers.compiled), np.where(eager, 1, 2 * compiled))
-    masked = _masked(case) & (eager == 0)
+    masked = _masked(case) & case.has("attention", "sdpa")
     if masked.any():
         share = np.where(case.checkpoints, 1.0, case.shape.windowed_layers / case.shape.num_layers)
         whole = whole + masked * share * _bytes(case, (layers.masked,))

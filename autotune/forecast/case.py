@@ -162,6 +162,10 @@ class Case:
         return ~self.has("activation_checkpointing", "none")
 
     @cached_property
+    def offloads_anything(self) -> Mask:
+        return ~self.has("offload", "none") & self.on_cuda
+
+    @cached_property
     def offloads_parameters(self) -> Mask:
         return self.has("offload", "optimizer_and_parameters") & self.on_cuda
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.compute import MicroStep
 from autotune.forecast.formats import Floats
+from autotune.forecast.phases import layers_alive
 from autotune.forecast.states import Parameters, Stage
 from search_spaces.columns import Mask
 
@@ -23,7 +25,9 @@ class Communication:
     per_step: Floats
 
 
-def communication(case: Case, stage: Stage, held: Parameters, compute: MicroStep) -> Communication:
+def communication(
+    case: Case, stage: Stage, held: Parameters, acts: Activations, compute: MicroStep
+) -> Communication:
     """What each microbatch waits for, and what the last one and the update add to it."""
     gathers = case.is_fsdp | case.is_zero3
     scatters = gathers | case.has("sharding", "zero2")
@@ -33,19 +37,41 @@ def communication(case: Case, stage: Stage, held: Parameters, compute: MicroStep
     # The last backward hides both its own collectives and the reduction of the step.
     in_last_backward = _exposed(case, gather + scatter + _reduction(case, held), compute.backward)
     updated = case.has("sharding", "zero1", "zero2") * _shard_ring(case, case.bytes.weights * held.trainable)
+    to_host, from_host = _copies(case, stage, held, acts)
+    copied = _exposed(case, to_host, compute.forward) + _exposed(case, from_host, compute.backward)
     return Communication(
-        per_microbatch=_exposed(case, gather, compute.forward) + in_backward + _model_parallel(case, stage),
+        per_microbatch=_exposed(case, gather, compute.forward)
+        + in_backward
+        + _model_parallel(case, stage)
+        + copied,
         per_step=in_last_backward - in_backward + updated,
     )
+
+
+def _copies(case: Case, stage: Stage, held: Parameters, acts: Activations) -> tuple[Floats, Floats]:
+    """Seconds of a microbatch's copies between device and CPU memory: in its forward, in its backward.
+
+    Activations of the layers that are not on the device go and come back; parameters come for each of the
+    two, and gradients go. What the update copies is counted there.
+    """
+    if not case.offloads_anything.any():
+        return np.zeros(1), np.zeros(1)
+    seconds_per_byte = 1 / (case.constants.pcie_efficiency * case.group.gpu.pcie_gb_per_s * 1e9)
+    moved_layers = np.maximum(stage.layers - layers_alive(case, stage), 0)
+    activations = acts.saved * moved_layers
+    parameters = case.offloads_parameters * case.bytes.weights * held.total / case.shards
+    gradients = case.offloads_parameters * case.bytes.gradients * held.trainable / case.shards
+    in_forward, in_backward = activations + parameters, activations + parameters + gradients
+    return in_forward * seconds_per_byte, in_backward * seconds_per_byte
 
 
 def _reduction(case: Case, held: Parameters) -> Floats:
     """Gradients that are reduced once a step; under hsdp among the copies of a shard on other nodes."""
     gradients = case.bytes.reduced * held.trainable
     rings = case.is_ddp * 2.0 + case.has("sharding", "zero1") * 1.0
-    among_peers = rings * _ring(case, case.peers, gradients, _crosses_nodes(case, case.peers))
+    among_peers = rings * _ring(case, case.peers, gradients)
     nodes = case.peers / case.shards
-    among_nodes = case.is_hsdp * 2.0 * _ring(case, nodes, gradients / case.shards, nodes > 1)
+    among_nodes = case.is_hsdp * 2.0 * _ring(case, nodes, gradients / case.shards, apart=True)
     return among_peers + among_nodes
 
 
@@ -56,34 +82,45 @@ def _model_parallel(case: Case, stage: Stage) -> Floats:
     stream = case.bytes.compute * case.shape.hidden_size * case.tokens
     # Two all-reduces in a forward, two in a backward, and a checkpointed forward's again.
     all_reduces = 2.0 * np.where(case.has("activation_checkpointing", "full"), 6.0, 4.0)
-    tensor = stage.layers * all_reduces * _ring(case, case.tensor, stream, _crosses_nodes(case, np.ones(1)))
+    tensor = stage.layers * all_reduces * _ring(case, case.tensor, stream, beside=np.ones(1))
     # Keys and values travel round once in the forward, and with their gradients in the backward.
     pair = 2.0 * case.bytes.compute * case.shape.kv_size / case.tensor * case.tokens * case.context
-    context = stage.layers * 3.0 * _ring(case, case.context, pair, _crosses_nodes(case, case.context))
-    sends = (case.stages > 1) * 2.0 * stream / _rate(case, _crosses_nodes(case, case.peers * case.stages))
+    context = stage.layers * 3.0 * _ring(case, case.context, pair)
+    crosses = case.peers * case.stages * case.tensor > case.group.gpus_per_node
+    sends = (case.stages > 1) * 2.0 * stream / _rate(case, crosses, np.ones(1))
     return tensor + context + sends
 
 
 def _shard_ring(case: Case, size: Floats) -> Floats:
     """Gathering or scattering `size` bytes among the ranks that share states."""
-    return _ring(case, case.shards, size, _crosses_nodes(case, case.shards))
+    return _ring(case, case.shards, size)
 
 
-def _crosses_nodes(case: Case, ranks: Floats) -> Mask:
-    """Whether a group of so many ranks, each beside its tensor-parallel ones, is larger than a node."""
-    return ranks * case.tensor > case.group.gpus_per_node
+def _ring(
+    case: Case, ranks: Floats, size: Floats, *, beside: Floats | None = None, apart: bool = False
+) -> Floats:
+    """Seconds to gather or scatter `size` bytes among `ranks`.
+
+    `beside`: how many ranks of other groups sit between two of this one, the tensor-parallel ones unless
+    given; `apart`: each is on a node of its own.
+    """
+    stride = case.tensor if beside is None else beside
+    in_node = np.ones(1) if apart else np.clip(case.group.gpus_per_node // stride, 1, ranks)
+    crosses = ranks > in_node
+    latency = np.where(crosses, case.constants.network_latency_s, case.constants.link_latency_s)
+    return (ranks - 1) * (latency + size / (ranks * _rate(case, crosses, in_node)))
 
 
-def _rate(case: Case, crosses: Mask) -> Floats:
+def _rate(case: Case, crosses: Mask, in_node: Floats) -> Floats:
+    """Bytes per second on the slowest piece of a ring with `in_node` ranks on each node.
+
+    A GPU has a network interface of its own, and a ring that leaves the node goes through that of each of
+    its ranks there side by side, as NCCL has it, but no faster than the link inside.
+    """
     constants, group = case.constants, case.group
     link = constants.link_efficiency * group.gpu.link_gb_per_s * 1e9
     network = constants.network_efficiency * group.network_gb_per_s * 1e9
-    return np.where(crosses, network, link)
-
-
-def _ring(case: Case, ranks: Floats, size: Floats, crosses: Mask) -> Floats:
-    latency = np.where(crosses, case.constants.network_latency_s, case.constants.link_latency_s)
-    return (ranks - 1) * (latency + size / (ranks * _rate(case, crosses)))
+    return np.where(crosses, np.minimum(network * in_node, link), link)
 
 
 def _exposed(case: Case, seconds: Floats, compute: Floats) -> Floats:

@@ -76,7 +76,8 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
 def _loss(case: Case) -> tuple[Floats, Floats]:
     """The head and the cross-entropy; with a pipeline its last stage is the one all wait for."""
     matmul = _matmul(case, case.tokens * case.sizes.vocabulary / case.tensor)
-    traffic = case.constants.loss_traffic_bytes / 2 * case.tokens * case.shape.vocab_size / case.bandwidth
+    entries = case.tokens * case.shape.vocab_size / case.tensor
+    traffic = case.constants.loss_traffic_bytes / 2 * entries / case.bandwidth
     return matmul + traffic, 2.0 * matmul + traffic
 
 
@@ -110,6 +111,7 @@ def optimizer_step(case: Case, held: Parameters, state: States) -> Floats:
         return on_device
     ranks = min(case.group.gpus_per_node, case.world_size)
     on_host = own * ranks / constants.host_adam_parameters_per_s
-    moved = (case.bytes.gradients + case.bytes.weights) * own
+    # Offloaded parameters and their gradients move with each microbatch.
+    moved = ~case.offloads_parameters * (case.bytes.gradients + case.bytes.weights) * own
     copies = moved / (constants.pcie_efficiency * gpu.pcie_gb_per_s * 1e9)
     return np.where(case.offloads_optimizer, on_host + copies, on_device)

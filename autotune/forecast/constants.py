@@ -56,7 +56,7 @@ class ForecastConstants:
     """Share of the dense 16-bit peak that large matmuls sustain at the clocks of a whole step: what
     Megatron-LM's MFU of 0.41 to 0.48 on H100 leaves for them. Isolated ones reach 0.65 to 0.8. Reasoned."""
     fp32_efficiency: float = 0.57
-    """The same of the fp32 peak, which is that of tf32 where the device has it. Reasoned."""
+    """The same of the fp32 peak. Reasoned."""
     fp8_efficiency: float = 0.43
     """The same of the float8 peak, with the casts and scales of dynamic scaling. Reasoned from the bf16 one:
     half again as fast, not twice."""

@@ -9,7 +9,7 @@ from autotune.forecast.case import Case
 from autotune.forecast.formats import Floats
 from autotune.forecast.measured import MeasuredTerms
 from autotune.forecast.measured_phases import measured_phases
-from autotune.forecast.phases import Phase, phases
+from autotune.forecast.phases import Phase, loss_pieces, phases
 from autotune.forecast.states import Parameters, Stage, States, parameters, stages, states
 from trials.contract.messages import StepPhase
 
@@ -32,7 +32,7 @@ def memory(case: Case, acts: Activations) -> Memory:
     """The memory of every row; with a pipeline, that of its heavier end."""
     worst, *others = (_of_stage(case, stage, acts) for stage in stages(case))
     for other in others:
-        heavier = (case.stages > 1) & (other.peak > worst.peak)
+        heavier = (case.stages > 1) & (other.reserved > worst.reserved)
         worst = Memory(
             parts={name: np.where(heavier, other.parts[name], worst.parts[name]) for name in PARTS},
             peak=np.where(heavier, other.peak, worst.peak),
@@ -76,7 +76,8 @@ def _phases_of_stage(case: Case, stage: Stage, acts: Activations) -> dict[StepPh
 def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
     held = parameters(case, stage)
     state = states(case, held)
-    heaviest = _heaviest(_moments(case, stage, held, state, acts))
+    moments = _moments(case, stage, held, state, acts)
+    heaviest = _heaviest(moments)
     # Whole bytes from here on, so that the parts add up exactly.
     parts = {
         "weights": np.rint(state.weights),
@@ -88,8 +89,11 @@ def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
         "fixed": np.rint(_fixed(case)),
     }
     peak = sum(parts.values(), np.zeros(1))
-    allocated = peak - parts["fixed"]
-    return Memory(parts, peak, np.rint(_reserved(case, stage, held, allocated, heaviest.gradients)))
+    standing = peak - parts["fixed"] - sum(heaviest, np.zeros(1))
+    main: Floats = standing + np.maximum.reduce(
+        np.broadcast_arrays(*(moment.activations + moment.transient for _, moment in moments))
+    )
+    return Memory(parts, peak, np.rint(_reserved(case, stage, held, peak - parts["fixed"], main)))
 
 
 def _moments(
@@ -125,18 +129,22 @@ def _fixed(case: Case) -> Floats:
     )
 
 
-def _reserved(case: Case, stage: Stage, held: Parameters, allocated: Floats, gradients: Floats) -> Floats:
-    """What the allocator holds when tensors take `allocated`, `gradients` of them.
+def _reserved(case: Case, stage: Stage, held: Parameters, allocated: Floats, main: Floats) -> Floats:
+    """What the allocator holds when tensors take `allocated`, and without gradients at most `main`.
 
     On CUDA, FSDP2's collectives allocate in streams of their own, whose freed blocks the main stream
     cannot use: beside its peak stand the pool of the all-gathers, that of the reduce-scatters, which has
-    the gradients, and the hole that the freed logits leave.
+    the gradients, unless they go to the CPU, and the hole that the freed logits leave.
     """
     held_back = allocated * case.constants.reserved_over_allocated
     if not case.on_cuda:
         return held_back
-    hole = 2.0 * case.tokens * case.shape.vocab_size / case.tensor * stage.has_loss
+    entries = case.tokens * case.shape.vocab_size / (case.tensor * loss_pieces(case))
+    hole = 2.0 * entries * stage.has_loss
     gathers = case.bytes.compute * (held.root * (1 + 1 / case.shards) + held.unit)
-    scatters = case.bytes.gradients * held.trainable / case.shards
-    pooled = allocated - gradients + hole + gathers + scatters
+    on_their_way = np.where(
+        case.offloads_optimizer, held.trainable_unit + held.trainable_root, held.trainable
+    )
+    scatters = case.bytes.gradients * on_their_way / case.shards
+    pooled = main + hole + gathers + scatters
     return np.where(case.is_fsdp, pooled, held_back)

@@ -234,10 +234,13 @@ def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
 
 def loss_share(case: Case) -> Floats:
     """Share of the logits that a rank has at a time."""
-    constants = case.constants
-    pieces = np.where(case.has("loss", "chunked"), constants.loss_chunks, 1)
-    parallel: Floats = np.where(case.tensor > 1, constants.parallel_loss / case.tensor, 1.0)
-    return parallel / pieces
+    parallel: Floats = np.where(case.tensor > 1, case.constants.parallel_loss / case.tensor, 1.0)
+    return parallel / loss_pieces(case)
+
+
+def loss_pieces(case: Case) -> Floats:
+    """Pieces that the logits are made in, one after the other."""
+    return np.where(case.has("loss", "chunked"), float(case.constants.loss_chunks), 1.0)
 
 
 def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
@@ -245,7 +248,8 @@ def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
 
     Autocast's gradient of the weight is widened when that of the logits is gone.
     """
-    logits = case.tokens * (case.shape.vocab_size / case.tensor + case.shape.hidden_size)
+    entries = case.shape.vocab_size / (case.tensor * loss_pieces(case))
+    logits = case.tokens * (entries + case.shape.hidden_size)
     made = np.where(case.is_fsdp | case.autocasts, case.bytes.compute, case.bytes.gradients)
     return stage.has_loss * case.bytes.compute * logits + made * head
 

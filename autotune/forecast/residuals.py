@@ -268,12 +268,3 @@ def _quadratic(wanted: Factors, pairs: Floats) -> Floats:
 def _log_normal(value: float, middle: float, width: float) -> float:
     """Log density, but for a constant, of a scale's logarithm."""
     return -(((math.log(value) - math.log(middle)) / width) ** 2) / 2
-
-
-def one_sided(residuals: Residuals, deviations: float = 1.0) -> Floats:
-    """A residual of memory that errs on the safe side: the mean and so many standard deviations more."""
-    return residuals.mean + deviations * residuals.deviation
-
-
-def log_ratios(measured: Sequence[float], forecast: Sequence[float]) -> Floats:
-    return np.log(np.asarray(measured, dtype=np.float64) / np.asarray(forecast, dtype=np.float64))

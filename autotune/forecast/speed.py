@@ -17,7 +17,7 @@ class StepTime(NamedTuple):
     backward: Floats
     """With what checkpointing recomputes, and the writing and adding up of gradients."""
     communication: Floats
-    """Collectives and sends that compute does not hide."""
+    """Collectives, sends, and copies to and from CPU memory, that compute does not hide."""
     bubble: Floats
     """A pipeline of p stages idles for p − 1 microbatches while it fills and drains."""
     update: Floats
@@ -32,7 +32,7 @@ def step_time(case: Case, acts: Activations) -> StepTime:
     stage, *_ = stages(case)
     held = parameters(case, stage)
     compute = micro_step(case, stage, acts)
-    sent = communication(case, stage, held, compute)
+    sent = communication(case, stage, held, acts, compute)
     backward = compute.backward + gradient_accumulation(case, held)
     microbatch = compute.forward + backward + sent.per_microbatch
     return StepTime(

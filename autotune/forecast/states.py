@@ -77,7 +77,7 @@ def parameters(case: Case, stage: Stage) -> Parameters:
 
 
 def _padding(case: Case) -> Floats:
-    """FSDP2 splits along the first dimension, in equal parts: of 8 experts on 64 ranks each is padded to 8."""
+    """FSDP2 splits along the first dimension in equal parts: 8 experts on 64 ranks are padded to 64."""
     experts = case.shape.num_experts
     padded = np.ceil(experts / case.shards) * case.shards / experts
     share = case.sizes.experts / case.sizes.layer
@@ -108,7 +108,10 @@ def states(case: Case, held: Parameters) -> States:
 def _weights(case: Case, held: Parameters) -> Floats:
     frozen_bytes = case.looked_up("base_weights", {"native": 0.0, **FROZEN_BYTES})
     frozen_bytes = np.where(case.has("base_weights", "native"), case.bytes.weights, frozen_bytes)
-    adapted = frozen_bytes * held.total + case.bytes.weights * held.trainable
+    # Embedding, head and norms stay as they are.
+    quantised = (held.total - held.root) / held.padding * case.sizes.linear / case.sizes.layer
+    frozen = frozen_bytes * quantised + case.bytes.weights * (held.total - quantised)
+    adapted = frozen + case.bytes.weights * held.trainable
     whole = np.where(case.is_lora, adapted, case.bytes.weights * held.total)
     on_device = whole * ~case.offloads_parameters
     return np.where(case.is_fsdp | case.is_zero3, on_device / case.shards, on_device)

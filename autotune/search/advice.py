@@ -17,8 +17,8 @@ RELAXATIONS: tuple[Mapping[str, Value], ...] = (
     {"sharding": "zero3"},
     {"precision": "bf16_pure"},
     {"optimizer": "adamw_8bit"},
-    {"sharding": "zero2", "offload": "optimizer"},
-    {"sharding": "fsdp", "offload": "optimizer_and_parameters"},
+    {"optimizer": "adamw", "sharding": "zero2", "offload": "optimizer"},
+    {"optimizer": "adamw", "sharding": "fsdp", "offload": "optimizer_and_parameters"},
     {"adaptation": "lora", "precision": "bf16_pure", "sharding": "ddp"},
     {"adaptation": "lora", "precision": "bf16_pure", "sharding": "ddp", "base_weights": "int4"},
 )

@@ -132,7 +132,8 @@ def test_full_checkpointing_keeps_less_and_takes_longer(run, node, shape, machin
     of_model = shape.num_layers * acts.saved + acts.recomputed
     assert of_model[1] < of_model[0]
     found = run(shape, machine, every, inputs)
-    assert found.step_s[1] > found.step_s[0]
+    if config.offload != "activations":  # else what is not kept need not be copied either
+        assert found.step_s[1] > found.step_s[0]
 
 
 @fast

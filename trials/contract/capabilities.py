@@ -82,8 +82,8 @@ REFUSALS: tuple[Refusal, ...] = (
         "FSDP offloads parameters and optimizer together: offload=optimizer_and_parameters",
     ),
     Refusal(
-        {"offload": ("optimizer",), "sharding": ZERO, "optimizer": ("sgd",)},
-        "DeepSpeed has no SGD for optimizer states in CPU memory",
+        {"offload": ("optimizer",), "sharding": ZERO, "optimizer": ("sgd", "adamw_8bit", "adafactor")},
+        "DeepSpeed updates in CPU memory with Adam, AdamW or Lion alone",
     ),
     Refusal(
         {"offload": ("optimizer_and_parameters",), "sharding": ("zero1", "zero2")},
