@@ -4,9 +4,10 @@ Pairs on one rank (dense models with grouped and plain heads, tied and untied, v
 128,256, every checkpointing, optimizers, 1k to 64k tokens a micro-batch, experts) and under FSDP2 on 2 to 64
 ranks, and pairs of families outside the table, whose layers are measured.
 
-`python benchmarks/forecast_against_trace.py [--single 200] [--sharded 60] [--experts 20] [--measured 8] [--seed 0]
-[--replay]` prints a line per pair and the errors by group, and writes results/forecast_against_trace.json; with
---replay the traces recorded there are used again, and what is not there is traced.
+`python benchmarks/forecast_against_trace.py [--single 200] [--sharded 60] [--experts 20] [--measured 8]
+[--seed 0] [--replay]` prints a line per pair and the errors by group, and writes
+results/forecast_against_trace.json; with --replay the traces recorded there are used again, and what is not
+there is traced.
 """
 
 import argparse

@@ -54,6 +54,13 @@ def test_nothing_fits_is_3_with_what_comes_nearest(cli: Cli):
     assert ended.err.count("\n") == 1
 
 
+def test_a_gpu_without_bf16_is_told_what_comes_nearest(cli: Cli):
+    ended = cli("plan", "llama-3.1-8b", "--gpus", "T4:1")
+    assert ended.code == 3
+    assert "fp16" in ended.out
+    assert "more per GPU would do" in ended.err
+
+
 def test_an_explanation_has_phases_and_parts(cli: Cli):
     words = (
         "plan",

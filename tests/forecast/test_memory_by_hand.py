@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from autotune.forecast.constants import CONSTANTS
@@ -178,6 +179,32 @@ def test_lora_trains_only_its_adapters(node):
     adapters = 4 * (4 * (64 + 64) + 3 * (64 + 128))
     assert found["weights"] == 2 * P + 2 * adapters
     assert found["optimizer"] == 4 * adapters
+
+
+def test_a_quantised_base_leaves_embedding_head_and_norms(node):
+    found = parts(run(node, precision="bf16_pure", adaptation="lora", lora_rank=4, base_weights="int8"))
+    adapters = 4 * (4 * (64 + 64) + 3 * (64 + 128))
+    linear = 4 * 64 * 64 + 3 * 64 * 128
+    assert found["weights"] == linear + 2 * (P - linear) + 2 * adapters
+
+
+def test_few_experts_are_padded_for_many_ranks(node, h100):
+    """FSDP2 splits along their number: on 8 ranks 2 experts are gathered as 8, and a rank has one of them."""
+    experts = 2 * 3 * 64 * 128
+    total = P + experts // 2 + 2 * 64
+    shape = replace(ONE_LAYER, num_experts=2, experts_per_token=1, num_parameters=total)
+    found = run(node, shape=shape, world_size=8, sharding="fsdp", precision="fp32")
+    assert parts(found)["weights"] == round(4 * (total - experts) / 8 + 4 * experts / 2)
+
+
+def test_what_the_allocator_holds_grows_with_tokens(node, llama_8b):
+    """Without gradients another moment may be the fullest than with them."""
+    lengths = (2048, 4096, 6144, 8192, 10240)
+    fields = {"shape": llama_8b, "world_size": 8, "sharding": "fsdp", "activation_checkpointing": "full"}
+    held = [run(node, sequence_length=n, **fields).reserved_bytes[0] for n in lengths]
+    steps = np.diff(held)
+    assert (steps > 0).all()
+    assert steps.max() < 1.5 * steps.min()
 
 
 def test_hsdp_shards_inside_a_node(h100):

@@ -93,6 +93,30 @@ def test_an_offloaded_step_is_slower_and_accumulation_pays_for_it(run):
     assert away / here < away_later / here_later
 
 
+def test_offloaded_activations_cross_pcie_and_back(run):
+    fields = {"micro_batch_size": 4, "sequence_length": 8192}
+    here, away = run(fields, {**fields, "offload": "activations"}).step_s
+    assert away > 1.3 * here  # 30 layers keep 180 GB
+
+
+def test_offloaded_parameters_come_with_every_microbatch(run):
+    rows = [
+        {"offload": place, "gradient_accumulation_steps": steps, "sequence_length": 128}
+        for place in ("none", "optimizer_and_parameters")
+        for steps in (1, 9)
+    ]
+    here, here_later, away, away_later = run(*rows).step_s
+    assert away_later - away > here_later - here + 1  # 12 GB each, some of it behind compute
+
+
+def test_a_ring_over_nodes_uses_the_interface_of_each_gpu(run, h100):
+    fields = {"micro_batch_size": 1, "sequence_length": 2048}
+    one, two = (NodeGroup(h100, num_nodes=nodes, gpus_per_node=8, network_gb_per_s=50) for nodes in (1, 2))
+    alone = run(fields, group=one, world_size=8).tokens_per_second[0]
+    both = run(fields, group=two, world_size=16).tokens_per_second[0]
+    assert 1.5 * alone < both < 2.2 * alone
+
+
 def test_a_pipeline_idles_while_it_fills(run):
     few, many = run(
         *(
