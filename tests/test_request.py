@@ -38,4 +38,4 @@ def test_a_length_that_was_asked_for_is_an_error_that_names_the_longest(tmp_path
     file.write_text("dimensions: {sequence_length: 2048}")
     for asked in ({"settings": {"sequence_length": (2048,)}}, {"space": str(file)}):
         with pytest.raises(BadInput, match="--set sequence_length=1024"):
-            work_out(specify(TuneRequest(model="gpt2", gpus="H100:1", **asked)))  # type: ignore[arg-type]
+            work_out(specify(TuneRequest(model="gpt2", gpus="H100:1", **asked)))

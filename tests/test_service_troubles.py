@@ -312,9 +312,9 @@ def test_probes_of_a_smaller_world_lie_within_nodes(url, tmp_path, world_size, g
 def test_another_gpu_than_the_inventory_says_ends_the_job(url):
     executor = FakeExecutor(device_name="NVIDIA A100-SXM4-80GB")
     request = TuneRequest(model="llama-20m", gpus="H100:2", name="job", trials=2)
-    with service_with(url, executor) as service:  # noqa: SIM117
-        with pytest.raises(NotHere, match="NVIDIA A100-SXM4-80GB, not on the H100"):
-            service.tune(request, ignore)
+    wrong = pytest.raises(NotHere, match="NVIDIA A100-SXM4-80GB, not on the H100")
+    with service_with(url, executor) as service, wrong:
+        service.tune(request, ignore)
 
 
 def test_one_probe_that_cannot_run_loses_no_other_result(url):

@@ -166,12 +166,12 @@ def _import(factory: str, folder: str | None) -> Callable[[], object]:
     if folder is not None:
         sys.path.insert(0, folder)
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        found: Callable[[], object] = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise CannotDescribe(f"cannot import factory {factory}: {_in_a_line(error)}") from error
     if not callable(found):
         raise CannotDescribe(f"factory {factory} is not callable but a {type(found).__name__}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _call(factory: Callable[[], object], name: str) -> nn.Module:

@@ -3,6 +3,8 @@
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -163,17 +165,15 @@ def _status_bytes(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-class _nvml:  # noqa: N801
+@contextmanager
+def _nvml() -> Iterator[None]:
     """NVML is opened per question: handles do not survive a fork."""
+    import pynvml
 
-    def __enter__(self) -> None:
-        import pynvml
-
-        pynvml.nvmlInit()
-
-    def __exit__(self, *_: object) -> None:
-        import pynvml
-
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
         pynvml.nvmlShutdown()
 
 

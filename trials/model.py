@@ -95,10 +95,10 @@ def load_factory(spec: ModelSpec) -> Callable[[], object]:
     if spec.factory_path is not None and spec.factory_path not in sys.path:
         sys.path.insert(0, spec.factory_path)
     module_name, _, attribute = spec.factory.partition(":")
-    factory = getattr(importlib.import_module(module_name), attribute, None)
+    factory: Callable[[], object] | None = getattr(importlib.import_module(module_name), attribute, None)
     if not callable(factory):
         raise ModelUnusable(f"{module_name} has no callable {attribute!r}")
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def _from_factory(spec: ModelSpec, dtype: torch.dtype, seed: int) -> nn.Module:
@@ -267,7 +267,7 @@ def _selective_contexts() -> Any:
             kept = operator in attention
         return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
-    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
+    return create_selective_checkpoint_contexts(policy)
 
 
 def loss_of(output: Any) -> torch.Tensor:

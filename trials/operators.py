@@ -66,7 +66,7 @@ def load_operators(names: tuple[str, ...]) -> None:
 
 def ask_for_the_cpu_once() -> None:
     """Each CPUAdam asks cpuinfo for the vendor, which takes a second; the ranks inherit the answer."""
-    import cpuinfo  # type: ignore[import-untyped]
+    import cpuinfo
 
     if not hasattr(cpuinfo.get_cpu_info, "cache_info"):
         cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)

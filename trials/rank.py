@@ -200,7 +200,7 @@ def _versions(device: Device, request: ProbeRequest) -> Versions:
         torch=torch.__version__,
         transformers=version("transformers"),
         deepspeed=_installed("deepspeed"),
-        nccl=".".join(map(str, torch.cuda.nccl.version())) if request.device == "cuda" else None,  # type: ignore[no-untyped-call]
+        nccl=".".join(map(str, torch.cuda.nccl.version())) if request.device == "cuda" else None,
         protocol=PROTOCOL_VERSION,
     )
 

@@ -16,7 +16,7 @@ torch/csrc/autograd/input_buffer.cpp) and scatters them (`index_backward` in Fun
 such as the gradient of nn.Linear's weight, shares its storage and is left alone."""
 
 
-class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StorageTracker(TorchDispatchMode):
     """While active, counts every storage that an operator returns, from its birth to its end.
 
     torch's own `MemTracker` says which module a byte belongs to, but resets its peak with nothing public,
@@ -24,7 +24,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has not annotated it
         self.bytes = 0
         """Alive now."""
         self.peaks: dict[str, int] = {}
@@ -95,6 +95,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             resize(storage, size)
             self._resized(storage)
 
+        # torch has no hook for a resize.
         torch.UntypedStorage.resize_ = resize_and_tell  # type: ignore[assignment, method-assign]
         try:
             with self:

@@ -2,7 +2,7 @@
 
 import os
 
-import threadpoolctl  # type: ignore[import-untyped]
+import threadpoolctl
 import torch
 
 from trials.contract.environment import thread_variables

@@ -155,7 +155,7 @@ def follow(engine: TorchStep, tracker: StorageTracker) -> None:
     def when_backward_reaches(phase: str, tensors: object) -> None:
         tensor = _first_tensor(tensors)
         if tensor is not None and tensor.requires_grad:
-            tensor.register_hook(lambda _: enter(phase))  # type: ignore[no-untyped-call]
+            tensor.register_hook(lambda _: enter(phase))
 
     engine.model.register_forward_hook(
         lambda _module, _args, output: when_backward_reaches(StepPhase.LOSS, getattr(output, "loss", output))

@@ -22,7 +22,7 @@ class Level:
     """Of these, finished gradients of weights."""
 
 
-class Trajectory(StorageTracker):  # type: ignore[no-untyped-call]
+class Trajectory(StorageTracker):
     """A tracker that remembers each level, of which a model has as many at every number of tokens."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Trajectory(StorageTracker):  # type: ignore[no-untyped-call]
                 lambda _module, _args, _output, phase=f"after {index}": self._enter_at_next_operator(phase)
             )
         for parameter in engine.parameters:
-            parameter.register_post_accumulate_grad_hook(self._add_gradient)  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(self._add_gradient)
 
     def enter(self, phase: str) -> None:
         self._next = None

@@ -57,7 +57,7 @@ class Zygote:
 
             with contextlib.suppress(Exception):  # the ranks meet it again, and report it
                 model_class(request.model.hf_config)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if torch.cuda.is_initialized():
             raise RuntimeError("CUDA was initialised in the process that forks: no rank could use it")
 
     def run(self, share: NodeShare, folder: Path, control: int | None = None) -> list[RankReport]:

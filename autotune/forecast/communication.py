@@ -1,4 +1,4 @@
-"""Seconds of communication: ring collectives over the links, and how much of them compute hides.
+"""Seconds of communication: rings over the links, copies over PCIe, and how much of both compute hides.
 
 A ring of n ranks over S bytes takes (n − 1) · (α + S / (n · β)) to gather or to scatter, twice that to
 all-reduce, with latency α per hop and β bytes per second of the slowest link on the ring.
@@ -12,8 +12,7 @@ from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.compute import MicroStep
 from autotune.forecast.formats import Floats
-from autotune.forecast.phases import layers_alive
-from autotune.forecast.states import Parameters, Stage
+from autotune.forecast.states import Parameters, Stage, layers_alive
 from search_spaces.columns import Mask
 
 
@@ -37,8 +36,8 @@ def communication(
     # The last backward hides both its own collectives and the reduction of the step.
     in_last_backward = _exposed(case, gather + scatter + _reduction(case, held), compute.backward)
     updated = case.has("sharding", "zero1", "zero2") * _shard_ring(case, case.bytes.weights * held.trainable)
-    to_host, from_host = _copies(case, stage, held, acts)
-    copied = _exposed(case, to_host, compute.forward) + _exposed(case, from_host, compute.backward)
+    out, back = _copies(case, stage, held, acts)
+    copied = _exposed(case, out, compute.forward) + _exposed(case, back, compute.backward)
     return Communication(
         per_microbatch=_exposed(case, gather, compute.forward)
         + in_backward

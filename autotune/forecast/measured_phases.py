@@ -7,7 +7,7 @@ from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.measured import MeasuredTerms
 from autotune.forecast.phases import Phase
-from autotune.forecast.states import Parameters, Stage, States, shards_gradients
+from autotune.forecast.states import Parameters, Stage, States, layers_alive, shards_gradients
 from trials.contract.messages import StepPhase
 
 
@@ -16,7 +16,7 @@ def measured_phases(
 ) -> tuple[tuple[StepPhase, Phase], ...]:
     """The moments that can be the peak, in order, as `phases.phases` has them of other models."""
     copies = phases.weight_copies(case, stage, held)
-    alive = phases.layers_alive(case, stage) * acts.saved
+    alive = layers_alive(case, stage) * acts.saved
     waiting = (stage.in_flight - 1) * alive
     saved = waiting + alive + copies.of_layers
     one_layer = acts.saved + copies.of_layers / stage.layers

@@ -89,7 +89,7 @@ def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
         "fixed": np.rint(_fixed(case)),
     }
     peak = sum(parts.values(), np.zeros(1))
-    standing = peak - parts["fixed"] - sum(heaviest, np.zeros(1))
+    standing = parts["weights"] + parts["master"] + parts["optimizer"]
     main: Floats = standing + np.maximum.reduce(
         np.broadcast_arrays(*(moment.activations + moment.transient for _, moment in moments))
     )

@@ -7,7 +7,7 @@ import numpy as np
 from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
-from autotune.forecast.states import Parameters, Stage, States, shards_gradients
+from autotune.forecast.states import Parameters, Stage, States, layers_alive, shards_gradients
 from search_spaces.columns import Mask
 from trials.contract.constants import engine_constants
 from trials.contract.messages import StepPhase
@@ -176,12 +176,6 @@ def gradients_persist(case: Case) -> Mask:
 def waiting_head(case: Case, head: Floats) -> Floats:
     """A tied head's gradient, which waits for the embedding's before it is added to one that persists."""
     return case.bytes.gradients * head * (case.is_ddp & gradients_persist(case) & case.shape.tied_embeddings)
-
-
-def layers_alive(case: Case, stage: Stage) -> Floats:
-    """Layers whose activations are on the device after a forward."""
-    few = np.minimum(stage.layers, case.constants.offloaded_layers_alive)
-    return np.where(case.has("offload", "activations") & case.on_cuda, few, stage.layers)
 
 
 class Copies(NamedTuple):

@@ -37,6 +37,12 @@ def stages(case: Case) -> tuple[Stage, ...]:
     return last, Stage(layers, matrices, in_flight, has_loss=False)
 
 
+def layers_alive(case: Case, stage: Stage) -> Floats:
+    """Layers whose activations are on the device after a forward."""
+    few = np.minimum(stage.layers, case.constants.offloaded_layers_alive)
+    return np.where(case.has("offload", "activations") & case.on_cuda, few, stage.layers)
+
+
 @dataclass(frozen=True)
 class Parameters:
     """Numbers of parameters of one rank, before sharding over its peers; with FSDP's padding."""

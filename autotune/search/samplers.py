@@ -1,5 +1,6 @@
 """Optuna samplers that only ever propose candidates: legal, unseen, and likely to fit."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -70,8 +71,9 @@ class CandidateSampler(BaseSampler):
         found = np.flatnonzero((self._codes == row).all(axis=1))
         return int(found[0]) if len(found) else None
 
+    @abstractmethod
     def choose(self, study: Study, trial: FrozenTrial, remaining: Indices) -> int:
-        raise NotImplementedError
+        """The one of `remaining` to propose, by its index among all candidates."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._space)

@@ -39,9 +39,9 @@ class Fitting:
         return table
 
 
-def plain_table(gap: int = 2, **options: object) -> Table:
+def plain_table(gap: int = 2) -> Table:
     """Columns with nothing but space between them."""
-    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", **options)  # type: ignore[arg-type]
+    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
 
 
 class ConfigTable:

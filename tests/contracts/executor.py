@@ -2,6 +2,7 @@
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -36,13 +37,13 @@ class Closed:
     """That were started for it."""
 
 
-class ExecutorContract:
+class ExecutorContract(ABC):
     """On one executor of two slots; every test leaves it idle, and the last ones are about its end."""
 
     @classmethod
+    @abstractmethod
     def open(cls, num_slots: int) -> Executor:
         """An executor for probes of one rank on the CPU."""
-        raise NotImplementedError
 
     @classmethod
     def is_training(cls, executor: Executor, request: ProbeRequest) -> bool:

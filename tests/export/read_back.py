@@ -47,9 +47,9 @@ def by_deepspeed(folder: str, world_size: int, arguments: list[str]) -> dict[str
 
 
 def by_accelerate(folder: str, world_size: int, arguments: list[str]) -> dict[str, Any]:
-    from accelerate.commands import launch  # type: ignore[import-untyped]
-    from accelerate.parallelism_config import ParallelismConfig  # type: ignore[import-untyped]
-    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin  # type: ignore[import-untyped]
+    from accelerate.commands import launch
+    from accelerate.parallelism_config import ParallelismConfig
+    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
     from accelerate.utils import launch as environments
 
     arguments = arguments[arguments.index("launch") + 1 :]

@@ -204,7 +204,7 @@ def test_torchrun(device: str, make_target: MakeTarget, launched: Launched, tmp_
             == target.config
         )
         assert (folder / "ds_config.json").exists() == target.config.sharding.startswith("zero")
-    args = parse_args(launched(folder, "train.py", "--x", **RENDEZVOUS))  # type: ignore[no-untyped-call]
+    args = parse_args(launched(folder, "train.py", "--x", **RENDEZVOUS))
     config, _, arguments = config_from_args(args)
     assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 4)
     assert config.rdzv_endpoint == "10.0.0.1:29123"

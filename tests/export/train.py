@@ -54,12 +54,12 @@ def with_torchrun(files: list[str]) -> dict[str, Any]:
 
 
 def with_accelerate(files: list[str]) -> dict[str, Any]:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator
 
     accelerator = Accelerator()
     wrapped = model()
     optimizer = torch.optim.AdamW(wrapped.parameters(), fused=True)
-    loader: Any = torch.utils.data.DataLoader(list(batch(32)), batch_size=2)  # type: ignore[arg-type]
+    loader: Any = torch.utils.data.DataLoader(list(batch(32)), batch_size=2)
     wrapped, optimizer, loader = accelerator.prepare(wrapped, optimizer, loader)
     before, steps = checksum(wrapped), []
     for tokens in list(loader)[:4]:

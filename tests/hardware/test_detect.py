@@ -57,7 +57,7 @@ class RecordedNvml:
     NVML_CLOCK_SM: int = 1
     NVML_CLOCK_MEM: int = 2
     NVML_DEVICE_MIG_ENABLE: int = 1
-    nvmlMemory_v2: int = 0x02000028  # noqa: N815
+    nvmlMemory_v2: int = 0x02000028  # noqa: N815  # as pynvml names it
 
     def nvmlInit(self) -> None:
         if not self.driver:

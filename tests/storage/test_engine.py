@@ -230,11 +230,9 @@ class TestMappedErrors:
                     raise exc.DBAPIError.instance("SELECT 1", {}, kind("no"), sqlite3.Error)
 
     def test_what_optuna_wraps(self) -> None:
-        with pytest.raises(StorageUnavailable, match="lost"), mapped_errors(self.URL):  # noqa: PT012
-            try:
-                raise exc.OperationalError("SELECT 1", {}, Exception("lost"))
-            except exc.OperationalError as error:
-                raise optuna.exceptions.StorageInternalError("invalid data") from error
+        cause = exc.OperationalError("SELECT 1", {}, Exception("lost"))
+        with pytest.raises(StorageUnavailable, match="lost"), mapped_errors(self.URL):
+            raise optuna.exceptions.StorageInternalError("invalid data") from cause
 
     @pytest.mark.parametrize("error", [exc.InvalidRequestError("x"), ValueError("x"), KeyboardInterrupt()])
     def test_our_own_faults_stay_what_they_are(self, error: BaseException) -> None:

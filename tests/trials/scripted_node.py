@@ -143,7 +143,7 @@ def main() -> None:
         threading.Thread(target=cancel_when_both_measure, args=(folder, cancel)).start()
     if name == "no_second_rank":
         fork = os.fork
-        os.fork = lambda: _fail() if psutil.Process().children() else fork()  # type: ignore[assignment]
+        os.fork = lambda: _fail() if psutil.Process().children() else fork()
     try:
         reports = node.run_ranks(share, folder, lambda share, rank, journal: script(rank, journal), control)
         answer: dict[str, Any] = {"reports": [r.model_dump(mode="json") for r in reports]}

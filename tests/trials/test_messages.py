@@ -100,7 +100,7 @@ def test_a_part_of_a_configuration_is_one_too() -> None:
 
 def test_messages_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        TrainingConfig().micro_batch_size = 2  # type: ignore[misc]
+        TrainingConfig().micro_batch_size = 2
 
 
 @pytest.mark.parametrize(

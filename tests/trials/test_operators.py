@@ -44,7 +44,7 @@ def start() -> Iterator[Start]:
         process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-c", f"import os, time\n{code}\nprint(flush=True)\ntime.sleep(600)"],
             stdout=subprocess.PIPE,
-            **options,  # type: ignore[call-overload]
+            **options,
         )
         started.append(process)
         assert process.stdout is not None

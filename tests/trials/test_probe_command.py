@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,18 @@ def test_a_failed_probe_is_a_result_too(tmp_path: Path) -> None:
     done = run(source, tmp_path / "result.json")
     assert (done.returncode, done.stdout) == (0, "timed_out: not done after 2 s\n"), done.stderr
     assert ProbeResult.parse((tmp_path / "result.json").read_text()).outcome == Outcome.TIMED_OUT
+
+
+def test_a_rank_on_cpu_gives_freed_memory_back(tmp_path: Path) -> None:
+    """Also where nobody could set what malloc reads when the process starts."""
+    source = written(
+        tmp_path / "request.json",
+        probe(factory_model("unusable:tells_what_it_keeps"), world_size=1).to_json(),
+    )
+    done = run(source, tmp_path / "result.json")
+    kept = re.search(r"(\d+) MiB for one of 19", done.stdout)
+    assert kept is not None, done.stdout
+    assert 19 <= int(kept[1]) < 30
 
 
 def test_an_operator_that_cannot_be_compiled_is_invalid(tmp_path: Path) -> None:

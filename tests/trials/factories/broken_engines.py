@@ -66,4 +66,4 @@ def learning_rate_doubled() -> Decoder:
 
 def _replace_forward(layer: nn.Module, replacement: Callable[..., torch.Tensor]) -> None:
     forward = layer.forward
-    layer.forward = lambda x: replacement(forward, x)  # type: ignore[method-assign]
+    layer.forward = lambda x: replacement(forward, x)
