@@ -28,10 +28,10 @@ class EngineConstants(Message):
     """PYTORCH_CUDA_ALLOC_CONF of a probe, and of the exported launch script."""
     cpu_mmap_threshold_bytes: int = 1 << 20
     """Blocks from this size glibc's malloc gives back to the system when they are freed (M_MMAP_THRESHOLD and
-    M_TRIM_THRESHOLD). Left alone it keeps up to 32 MiB of each, and by how they happen to lie a step holds
-    10 to 50 % more than its tensors."""
+    M_TRIM_THRESHOLD). Left alone it keeps those of up to 32 MiB, by how they happen to lie: peaks were 5 to
+    19 % larger."""
     cpu_huge_pages: bool = True
-    """THP_MEM_ALLOC_ENABLE: torch asks for huge pages, which takes back most of what it costs to fetch those
+    """THP_MEM_ALLOC_ENABLE: torch asks for huge pages, which takes back some of what it costs to fetch those
     blocks anew."""
     fused_optimizer: bool = True
     """torch's fused optimizer step: the fastest, and without a temporary copy of the parameters."""
