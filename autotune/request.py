@@ -1,4 +1,4 @@
-"""`TuneRequest`: a job in the user's own words, and what they stand for."""
+"""`TuneRequest` and `PlanRequest`: what is asked for in the user's own words, and what they stand for."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,6 +45,26 @@ class TuneRequest:
     ray_address: str | None = None
 
 
+@dataclass(frozen=True)
+class PlanRequest:
+    """A question in the user's own words; what is None is for autotune to decide."""
+
+    model: str
+    gpus: str = "auto"
+    ceiling: str | None = None
+    headroom: float = 0.05
+    space: str | None = None
+    settings: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    global_batch_size: int | None = None
+    global_batch_tolerance: float = 0.10
+    top: int = 10
+    trace: int = 0
+    """How many of the best are traced on the real model."""
+    ray_address: str | None = None
+    storage: str | None = None
+    """URL of the database whose measurements calibrate the forecast; None: of none."""
+
+
 def specify(request: TuneRequest) -> JobSpec:
     """The user's words, resolved and frozen. Raises BadInput."""
     model = resolve(request.model)
@@ -53,7 +73,7 @@ def specify(request: TuneRequest) -> JobSpec:
     inventory = parse_inventory(request.gpus, cluster)
     group = inventory.group
     try:
-        name = request.space or default_spaces(group)[0]
+        name = request.space or default_spaces(group)[0][0]
         space, shortened = space_for(name, request.settings, model.shape)
         return JobSpec.parse(
             {
@@ -88,9 +108,7 @@ def ceiling_bytes(text: str | None, group: NodeGroup) -> int:
     device_bytes = group.gpu.memory_bytes
     size = device_bytes if text is None else parse_size(text, device_bytes)
     if size > device_bytes:
-        raise BadInput(
-            f"--ceiling {text} is more than the {format_bytes(device_bytes)} that a {group.gpu.name} has"
-        )
+        raise BadInput(f"--ceiling {text} is more than the {format_bytes(device_bytes)} of {group.gpu.name}")
     return size
 
 
@@ -123,10 +141,14 @@ def space_for(
     return space.narrowed({LENGTH: lengths}), (note,)
 
 
-def default_spaces(group: NodeGroup) -> tuple[str, ...]:
-    """The spaces where the user names none: the first to search, all for a plan to look at in turn."""
+def default_spaces(group: NodeGroup) -> tuple[tuple[str, ...], ...]:
+    """The spaces where the user names none: the very first to search, all for a plan to look at in turn.
+
+    Those of full training come first; others that change what is trained are looked at only where nothing
+    of the first fits.
+    """
     if group.gpu.kind == "cpu":
-        return ("cpu",)
+        return (("cpu",),)
     if group.world_size == 1:
-        return ("single_gpu", "lora")
-    return ("fsdp", "zero", "three_d", "lora")
+        return (("single_gpu",), ("lora",))
+    return (("fsdp", "zero", "three_d"), ("lora",))

@@ -155,6 +155,10 @@ def _misses_global_batch(columns: Columns, facts: Facts) -> Mask:
     return missed_by > facts.global_batch_tolerance * asked
 
 
+def _least(columns: Columns, field: str) -> int:
+    return int(columns.count(field).min(initial=np.iinfo(np.int64).max))
+
+
 def _named(columns: Columns, *fields: str) -> str:
     """`field value, value … and field value` for a reason; many values shrink to their range."""
     return " and ".join(f"{field} {_listed(columns, field)}" for field in fields)
@@ -255,6 +259,12 @@ STRUCTURE: tuple[Constraint, ...] = (
         ("attention",),
         lambda c, f: c.is_in("attention", ["sdpa"]) & (f.model_type in WITHOUT_SDPA),
         lambda c, f: f"{f.model_type} has no sdpa attention; use attention=eager",
+    ),
+    Constraint(
+        "lora_rank",
+        ("lora_rank", "adaptation"),
+        lambda c, f: ~c.is_in("adaptation", ["lora"]) & (c.count("lora_rank") > _least(c, "lora_rank")),
+        lambda c, f: f"without adaptation=lora another lora_rank ({_listed(c, 'lora_rank')}) changes nothing",
     ),
     Constraint(
         "hsdp_nodes",

@@ -1,14 +1,18 @@
-"""Reading a small YAML file that a person wrote: nothing executed, no duplicate key lost, bounded in size."""
+"""Reading a small YAML or JSON file that a person wrote: nothing executed, no duplicate key lost, bounded."""
 
+import json
+import math
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import yaml
 
 from trials.contract.message import ContractError
 
 MAX_BYTES = 64 * 1024
-
+MAX_DIGITS = 19
+"""Of an integer: what 64 bits hold."""
 
 PLAIN_TYPES = ("null", "bool", "int", "float", "str", "seq", "map")
 
@@ -73,3 +77,44 @@ def parse_yaml(text: str | bytes) -> dict[Any, Any]:
     if not isinstance(data, dict):
         raise ContractError("a mapping from names to values is needed")
     return data
+
+
+def parse_json(text: str) -> Any:
+    """The value of JSON text with finite numbers and no key twice; raises ContractError."""
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_finite,
+        )
+    except json.JSONDecodeError as error:
+        raise ContractError(f"not JSON: {error}") from error
+    except RecursionError as error:
+        raise ContractError("nested too deeply") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ContractError(f"the key {twice[:60]!r} stands in it twice")
+    return result
+
+
+def _no_constant(text: str) -> Never:
+    raise ContractError(f"{text} is not a number that JSON knows")
+
+
+def _integer(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_DIGITS or not -(2**63) <= int(text) < 2**63:
+        raise ContractError(f"the integer {text[:20]}… does not fit 64 bits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ContractError(f"the number {text[:20]} is out of range")
+    return value

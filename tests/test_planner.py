@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from autotune.errors import BadInput, NothingFits
-from autotune.planner import PlanRequest, explain, plan, require_something, save_plot
+from autotune.planner import explain, plan, require_something, save_plot
+from autotune.report.plan import Plan
 from autotune.report.plots import pareto_front
+from autotune.request import PlanRequest
 from search_spaces.space import SearchSpace
 from trials.contract.messages import StepPhase
 
@@ -108,6 +110,69 @@ def test_mixed_groups_are_planned_one_by_one(tmp_path):
     assert {row.gpus for row in found.ranked} == {"8 × H100-80GB", "16 × A100-80GB"}
 
 
+def mixed(tmp_path, **of_first: object) -> str:
+    """Four small GPUs beside one large one."""
+    file = tmp_path / "mixed.json"
+    nodes = [{"gpus_per_node": 4, "gpu": "A10", **of_first}, {"gpus_per_node": 1, "gpu": "H100-80GB"}]
+    file.write_text(json.dumps({"nodes": nodes}))
+    return str(file)
+
+
+def test_a_group_without_anything_legal_leaves_the_others_their_plan(tmp_path):
+    found = plan(ask(gpus=mixed(tmp_path), space="fsdp"))
+    assert {row.gpus for row in found.ranked or (found.nearest,)} == {"4 × A10"}
+    assert any("not planned on 1 × H100-80GB: no configuration" in note for note in found.notes)
+
+
+def test_each_group_has_a_space_and_a_ceiling_of_its_own(tmp_path):
+    found = plan(ask(gpus=mixed(tmp_path), top=1000))
+    ceilings = {row.gpus: row.ceiling_bytes for row in found.ranked}
+    assert set(ceilings) == {"4 × A10", "1 × H100-80GB"}
+    assert ceilings["4 × A10"] < ceilings["1 × H100-80GB"] == found.ceiling_bytes
+    assert {row.config.adaptation for row in found.ranked} == {"full"}
+    for row in found.ranked:
+        assert row.device_bytes <= row.ceiling_bytes * 0.95
+
+
+def test_a_ceiling_above_one_group_leaves_that_out(tmp_path):
+    found = plan(ask(gpus=mixed(tmp_path), ceiling="60GiB"))
+    assert found.ceiling_bytes == 60 << 30
+    assert any("not planned on 4 × A10: --ceiling 60GiB is more than" in note for note in found.notes)
+    with pytest.raises(BadInput, match="--ceiling 600GiB is more than"):
+        plan(ask(gpus=mixed(tmp_path), ceiling="600GiB"))
+
+
+def test_an_explanation_is_of_the_group_with_the_best_row(tmp_path):
+    request = ask(gpus=mixed(tmp_path))
+    best = plan(request).ranked[0]
+    explained = explain(request, {"micro_batch_size": 1})
+    assert (explained.gpus, explained.ceiling_bytes) == (best.gpus, best.ceiling_bytes)
+
+
+def test_what_is_offloaded_needs_room_in_the_nodes_memory(tmp_path):
+    def planned(host_memory: str) -> Plan:
+        file = tmp_path / "node.json"
+        nodes = [{"gpus_per_node": 4, "gpu": "A100-40GB", "host_memory": host_memory}]
+        file.write_text(json.dumps({"nodes": nodes}))
+        return plan(ask(gpus=str(file), settings={"offload": ["optimizer"]}, space="zero"))
+
+    ample, scarce = planned("512GiB"), planned("64GiB")
+    # Of every parameter an fp32 master weight, two moments and a gradient.
+    assert ample.ranked[0].host_bytes == pytest.approx(8.03e9 * 16, rel=0.01)
+    assert scarce.ranked == ()
+    assert "CPU memory" in next(r.reason for r in scarce.rejected if r.code == "host_memory")
+    with pytest.raises(NothingFits, match="more CPU memory per node would do"):
+        require_something(scarce)
+
+
+def test_absurd_sizes_fit_nowhere():
+    sizes = {"micro_batch_size": [1 << 24], "sequence_length": [1 << 24]}
+    found = plan(ask(gpus="H100:1", settings=sizes))
+    assert found.fitting == 0
+    assert found.nearest.device_bytes > 1 << 50
+    assert sum(found.nearest.memory.values()) == found.nearest.peak_bytes
+
+
 def test_an_explanation_adds_up():
     found = explain(ask(space="fsdp"), {"micro_batch_size": 3, "activation_checkpointing": "full"})
     assert (found.config.micro_batch_size, found.config.activation_checkpointing) == (3, "full")
@@ -163,7 +228,8 @@ def test_the_front_is_what_nothing_beats():
 def test_planning_never_imports_torch():
     code = (
         "import sys\n"
-        "from autotune.planner import PlanRequest, plan\n"
+        "from autotune.planner import plan\n"
+        "from autotune.request import PlanRequest\n"
         "plan(PlanRequest('llama-3.1-405b', gpus='64x8xH100-80GB', space='three_d'))\n"
         "assert not {'torch', 'transformers', 'ray', 'optuna', 'sqlalchemy', 'plotly'} & set(sys.modules)\n"
     )

@@ -130,9 +130,11 @@ def plan(
     Example: autotune plan llama-3.1-8b --gpus 4090:1 --ceiling 22GiB
     """
     from autotune import planner
+    from autotune.errors import BadInput
     from autotune.hardware.sizes import parse_share
+    from autotune.request import PlanRequest
 
-    request = planner.PlanRequest(
+    request = PlanRequest(
         model=model,
         gpus=gpus,
         ceiling=ceiling,
@@ -147,6 +149,8 @@ def plan(
         ray_address=ray_address or options.environment().ray_address,
     )
     if explain is not None:
+        if plot is not None or trace:
+            raise BadInput("--explain neither plots nor traces; leave out --plot and --trace")
         explanation = planner.explain(request, options.one_value_each("--explain", explain))
         show(explanation.to_dict(), lambda terminal: terminal.explanation_view(explanation), as_json)
         return

@@ -64,10 +64,10 @@ def _derived(case: Case) -> Activations:
         np.intp
     )
     whole = _bytes(case, (_layer, _layer_written_out, layers.compiled), np.where(eager, 1, 2 * compiled))
-    masked = _masked(case) & case.has("attention", "sdpa")
-    if masked.any():
+    by_mask = masked(case) & case.has("attention", "sdpa")
+    if by_mask.any():
         share = np.where(case.checkpoints, 1.0, case.shape.windowed_layers / case.shape.num_layers)
-        whole = whole + masked * share * _bytes(case, (layers.masked,))
+        whole = whole + by_mask * share * _bytes(case, (layers.masked,))
     kept = _bytes(
         case,
         (layers.selective, layers.selective_written_out, layers.selective_compiled, layers.input_alone),
@@ -98,14 +98,14 @@ def _derived(case: Case) -> Activations:
             ),
         ),
         in_forward=_bytes(case, (layers.nothing, _attention_forward), eager),
-        masks=_bytes(case, (layers.nothing, layers.masks), eager) + masked * case.sequence**2,
+        masks=_bytes(case, (layers.nothing, layers.masks), eager) + by_mask * case.sequence**2,
         stream=_bytes(case, (layers.input_alone,)),
         final_norm=_bytes(case, (layers.final_norm,)),
         head=_bytes(case, (layers.final_norm_backward,)),
     )
 
 
-def _masked(case: Case) -> Mask:
+def masked(case: Case) -> Mask:
     """Whether some layer's attention looks back over less than the sequence."""
     window = case.shape.sliding_window
     return case.sequence >= (np.inf if window is None else window)

@@ -12,7 +12,7 @@ from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.compute import MicroStep
 from autotune.forecast.formats import Floats
-from autotune.forecast.states import Parameters, Stage, layers_alive
+from autotune.forecast.states import Parameters, Stage, keeps_whole, layers_alive, unit_bytes
 from search_spaces.columns import Mask
 
 
@@ -30,8 +30,14 @@ def communication(
     """What each microbatch waits for, and what the last one and the update add to it."""
     gathers = case.is_fsdp | case.is_zero3
     scatters = gathers | case.has("sharding", "zero2")
-    gather = gathers * _shard_ring(case, case.bytes.compute * held.total)
+    layers = (held.total - held.root) / held.unit
+    parameters = layers * unit_bytes(case, held, case.bytes.compute) + case.bytes.compute * held.root
+    gather = gathers * _shard_ring(case, parameters)
     scatter = scatters * _shard_ring(case, case.bytes.reduced * held.trainable)
+    # Whole parameters are gathered in the first forward, their gradients scattered after the last backward.
+    once = keeps_whole(case)
+    first, last = once * _exposed(case, gather, compute.forward), once * scatter
+    gather, scatter = ~once * gather, ~once * scatter
     in_backward = _exposed(case, gather + scatter, compute.backward)
     # The last backward hides both its own collectives and the reduction of the step.
     in_last_backward = _exposed(case, gather + scatter + _reduction(case, held), compute.backward)
@@ -43,7 +49,7 @@ def communication(
         + in_backward
         + _model_parallel(case, stage)
         + copied,
-        per_step=in_last_backward - in_backward + updated,
+        per_step=first + last + in_last_backward - in_backward + updated,
     )
 
 

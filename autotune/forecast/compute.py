@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.forecast.activations import Activations
+from autotune.forecast.activations import Activations, masked
 from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
-from autotune.forecast.states import Parameters, Stage, States
+from autotune.forecast.states import Parameters, Stage, States, quantised_bytes
 
 BACKWARD_ATTENTION = 2.5
 """FLOPs of fused attention's backward over its forward: five matmuls, one of them recomputed, for two."""
@@ -49,11 +49,12 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     # Matmuls wait for arithmetic, or for their weights when there are few tokens to multiply with.
     arithmetic = _matmul(case, case.tokens * sizes.active_linear / case.tensor)
     matmul = np.maximum(arithmetic, case.bytes.compute * sizes.linear / case.tensor / case.bandwidth)
-    causal = 2.0 * case.tokens * case.sequence * shape.query_size / case.tensor
+    scores = 4.0 * case.tokens * _keys(case) * shape.query_size / case.tensor
     ring = np.where(case.context > 1, constants.ring_efficiency, 1.0)
-    fused = causal / (ring * constants.attention_efficiency * case.attention_flops)
-    eager = 2.0 * causal / (_matmul_efficiency(case) * case.attention_flops)
-    attention = np.where(case.has("attention", "eager"), eager, fused)
+    efficiency = np.where(
+        case.has("attention", "eager"), _matmul_efficiency(case), ring * constants.attention_efficiency
+    )
+    attention = scores / (efficiency * case.attention_flops)
     passes = np.where(
         case.has("compile", True), constants.compiled_elementwise_passes, constants.elementwise_passes
     )
@@ -64,13 +65,36 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     )
     latency = kernels * constants.kernel_latency_s
 
-    forward = matmul + attention + elementwise + casts + latency
+    # Each matmul has its frozen weights written out in the compute format.
+    written_out = ~case.has("base_weights", "native") * (quantised_bytes(case) + case.bytes.compute)
+    dequantising = written_out * sizes.linear / case.tensor / case.bandwidth
+
+    forward = matmul + attention + elementwise + casts + dequantising + latency
     recomputed = case.looked_up("activation_checkpointing", {"none": 0.0, "selective": 0.5, "full": 1.0})
-    again = recomputed * (matmul + casts) + (recomputed == 1.0) * attention
+    again = recomputed * (matmul + casts + dequantising) + (recomputed == 1.0) * attention
     again = again + (recomputed > 0) * (elementwise + latency)
     matmuls = np.where(case.is_lora, 1.0, 2.0)
-    backward = matmuls * matmul + BACKWARD_ATTENTION * attention + 2.0 * (elementwise + latency)
+    backward = matmuls * matmul + dequantising
+    backward = backward + BACKWARD_ATTENTION * attention + 2.0 * (elementwise + latency)
     return forward, backward + again
+
+
+def _keys(case: Case) -> Floats:
+    """Keys that a query is multiplied with, in the mean of queries and layers.
+
+    A causal kernel skips the later half; one that is given a mask, as PyTorch's is for a window, skips
+    nothing, and neither does attention that is written out. FlashAttention skips what a window leaves out.
+    """
+    everything, causal = case.sequence, case.sequence / 2.0
+    if case.shape.windowed_layers:
+        window = np.minimum(case.sequence, case.shape.sliding_window or np.inf)
+        skipping = window * (1.0 - window / (2.0 * case.sequence))
+        windowed = np.where(
+            case.has("attention", "flash"), skipping, np.where(masked(case), everything, causal)
+        )
+        share = case.shape.windowed_layers / case.shape.num_layers
+        causal = share * windowed + (1.0 - share) * causal
+    return np.where(case.has("attention", "eager"), everything, causal)
 
 
 def _loss(case: Case) -> tuple[Floats, Floats]:

@@ -97,6 +97,9 @@ class ForecastConstants:
     """Share of a collective that can run behind compute; its first and last piece cannot. Reasoned."""
     pcie_efficiency: float = 0.8
     """Share of the PCIe rate that pinned copies reach. Reasoned."""
+    host_usable_share: float = 0.9
+    """Share of a node's CPU memory that offloading may take; the rest is the system's and the processes'.
+    Reasoned."""
     host_adam_parameters_per_s: float = 2e9
     """Parameters that all cores of a node update in a second: 28 bytes each at about 60 GB/s. Reasoned."""
 

@@ -12,6 +12,7 @@ from autotune.forecast.case import Case
 from autotune.forecast.compute import model_flops_per_token
 from autotune.forecast.constants import CONSTANTS, ForecastConstants
 from autotune.forecast.formats import Floats
+from autotune.forecast.host import host_bytes
 from autotune.forecast.memory import memory, memory_by_phase
 from autotune.forecast.speed import step_time
 from autotune.hardware.inventory import NodeGroup
@@ -44,6 +45,8 @@ class Forecast:
     """Of the whole job."""
     mfu: Floats | None
     """Model FLOPs over the dense peak of the row's precision; None on CPU."""
+    host_bytes: Bytes
+    """CPU memory of one node that offloading takes; 0 where nothing is offloaded."""
 
     def __len__(self) -> int:
         return len(self.peak_bytes)
@@ -57,12 +60,30 @@ class Forecast:
             step_s=self.step_s[rows],
             tokens_per_second=self.tokens_per_second[rows],
             mfu=None if self.mfu is None else self.mfu[rows],
+            host_bytes=self.host_bytes[rows],
         )
 
     @property
     def device_bytes(self) -> Bytes:
         """What the ceiling counts, and a probe measures: the allocator's holdings and what lies outside."""
         return self.reserved_bytes + self.parts["fixed"]
+
+    def fits_host(self, group: NodeGroup) -> NDArray[np.bool_]:
+        """Mask of shape (n,): whether what is offloaded has room on the nodes of `group`, as far as known."""
+        usable = usable_host_bytes(group)
+        return np.ones(len(self), dtype=np.bool_) if usable is None else self.host_bytes <= usable
+
+    def leanest(self, group: NodeGroup) -> int:
+        """The row with the smallest `device_bytes`, of those that fit the nodes' CPU memory where any do."""
+        on_host = self.fits_host(group)
+        return int(np.argmin(np.where(on_host | ~on_host.any(), self.device_bytes, np.iinfo(np.int64).max)))
+
+
+def usable_host_bytes(group: NodeGroup) -> int | None:
+    """CPU memory of a node that offloading may take; None where it is not known how much there is."""
+    if group.host_memory_bytes is None:
+        return None
+    return int(group.host_memory_bytes * CONSTANTS[group.gpu.kind].host_usable_share)
 
 
 def forecast(
@@ -101,6 +122,7 @@ def _joined(chunks: Sequence[Forecast]) -> Forecast:
         step_s=join(chunk.step_s for chunk in chunks),
         tokens_per_second=join(chunk.tokens_per_second for chunk in chunks),
         mfu=join(mfu) if mfu else None,
+        host_bytes=join(chunk.host_bytes for chunk in chunks),
     )
 
 
@@ -123,6 +145,7 @@ def _forecast(case: Case) -> Forecast:
         step_s=np.broadcast_to(step_s, rows),
         tokens_per_second=np.broadcast_to(tokens_per_second, rows),
         mfu=np.broadcast_to(mfu, rows) if case.on_cuda else None,
+        host_bytes=whole(host_bytes(case, acts)),
     )
 
 

@@ -10,11 +10,13 @@ from autotune.forecast.formats import Floats
 from autotune.forecast.measured import MeasuredTerms
 from autotune.forecast.measured_phases import measured_phases
 from autotune.forecast.phases import Phase, loss_pieces, phases
-from autotune.forecast.states import Parameters, Stage, States, parameters, stages, states
+from autotune.forecast.states import Parameters, Stage, States, parameters, stages, states, unit_bytes
 from trials.contract.messages import StepPhase
 
 PARTS = ("weights", "gradients", "master", "optimizer", "activations", "transient", "fixed")
 """What a peak is made of; `fixed` is what lies outside tensors."""
+MOST_BYTES = 2.0**53
+"""More than any device has; up to it floats are whole numbers, and their sum fits 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,14 @@ def _of_stage(case: Case, stage: Stage, acts: Activations) -> Memory:
         "transient": heaviest.transient,
         "fixed": np.rint(_fixed(case)),
     }
+    parts = {name: np.minimum(part, MOST_BYTES) for name, part in parts.items()}
     peak = sum(parts.values(), np.zeros(1))
     standing = parts["weights"] + parts["master"] + parts["optimizer"]
     main: Floats = standing + np.maximum.reduce(
         np.broadcast_arrays(*(moment.activations + moment.transient for _, moment in moments))
     )
-    return Memory(parts, peak, np.rint(_reserved(case, stage, held, peak - parts["fixed"], main)))
+    reserved = np.rint(_reserved(case, stage, held, peak - parts["fixed"], main))
+    return Memory(parts, peak, np.minimum(reserved, MOST_BYTES))
 
 
 def _moments(
@@ -141,7 +145,8 @@ def _reserved(case: Case, stage: Stage, held: Parameters, allocated: Floats, mai
         return held_back
     entries = case.tokens * case.shape.vocab_size / (case.tensor * loss_pieces(case))
     hole = 2.0 * entries * stage.has_loss
-    gathers = case.bytes.compute * (held.root * (1 + 1 / case.shards) + held.unit)
+    root, unit = case.bytes.compute * held.root, unit_bytes(case, held, case.bytes.compute)
+    gathers = root * (1 + 1 / case.shards) + unit
     on_their_way = np.where(
         case.offloads_optimizer, held.trainable_unit + held.trainable_root, held.trainable
     )

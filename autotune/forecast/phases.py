@@ -7,7 +7,15 @@ import numpy as np
 from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
-from autotune.forecast.states import Parameters, Stage, States, layers_alive, shards_gradients
+from autotune.forecast.states import (
+    Parameters,
+    Stage,
+    States,
+    keeps_whole,
+    layers_alive,
+    shards_gradients,
+    unit_bytes,
+)
 from search_spaces.columns import Mask
 from trials.contract.constants import engine_constants
 from trials.contract.messages import StepPhase
@@ -271,14 +279,12 @@ class Gathered(NamedTuple):
 def gathered(case: Case, held: Parameters, head: Floats) -> Gathered:
     """What sharded engines gather and have yet to scatter.
 
-    FSDP2 keeps the root's, and prefetches the next unit's while it reduces the previous one's gradients;
-    between microbatches that it does not reduce, as in a pipeline, parameters and gradients stay whole.
+    FSDP2 keeps the root's, and prefetches the next unit's while it reduces the previous one's gradients.
     ZeRO-3 keeps gathered parameters up to a bound.
     """
-    reduces_each = engine_constants(case.shape.num_parameters).fsdp_reduce_every_microbatch
-    unreduced = case.is_fsdp & ((case.stages > 1) | ((case.accumulation > 1) & (not reduces_each)))
-    whole = unreduced * (case.bytes.compute * held.total + case.bytes.reduced * held.trainable)
-    root, unit = case.bytes.compute * held.root, case.bytes.compute * held.unit
+    root, unit = case.bytes.compute * held.root, unit_bytes(case, held, case.bytes.compute)
+    layers = (held.total - held.root) / held.unit
+    whole = keeps_whole(case) * (layers * unit + root + case.bytes.reduced * held.trainable)
     root_gradients = case.bytes.compute * held.trainable_root
     reduced_root = case.bytes.reduced * held.trainable_root
     reduced_unit = case.bytes.reduced * held.trainable_unit

@@ -8,6 +8,8 @@ import numpy as np
 
 from autotune.forecast.case import Case
 from autotune.forecast.formats import FROZEN_BYTES, OPTIMIZERS, Floats
+from search_spaces.columns import Mask
+from trials.contract.constants import engine_constants
 
 _MOMENTS: Mapping[str, float] = MappingProxyType({name: row.moments for name, row in OPTIMIZERS.items()})
 _OTHER: Mapping[str, float] = MappingProxyType({name: row.other_bytes for name, row in OPTIMIZERS.items()})
@@ -102,25 +104,54 @@ class States:
 
 def states(case: Case, held: Parameters) -> States:
     own = held.trainable / case.shards * ~case.offloads_optimizer
-    moments, other = case.looked_up("optimizer", _MOMENTS), case.looked_up("optimizer", _OTHER)
     return States(
         weights=_weights(case, held),
         gradients=_gradients(case, held),
         master=case.bytes.master * own,
-        optimizer=(case.bytes.state * moments + other) * own,
+        optimizer=optimizer_bytes(case) * own,
     )
 
 
+def optimizer_bytes(case: Case) -> Floats:
+    """Of a trained parameter."""
+    moments, other = case.looked_up("optimizer", _MOMENTS), case.looked_up("optimizer", _OTHER)
+    return case.bytes.state * moments + other
+
+
 def _weights(case: Case, held: Parameters) -> Floats:
-    frozen_bytes = case.looked_up("base_weights", {"native": 0.0, **FROZEN_BYTES})
-    frozen_bytes = np.where(case.has("base_weights", "native"), case.bytes.weights, frozen_bytes)
+    layers = (held.total - held.root) / held.unit
     # Embedding, head and norms stay as they are.
-    quantised = (held.total - held.root) / held.padding * case.sizes.linear / case.sizes.layer
-    frozen = frozen_bytes * quantised + case.bytes.weights * (held.total - quantised)
-    adapted = frozen + case.bytes.weights * held.trainable
-    whole = np.where(case.is_lora, adapted, case.bytes.weights * held.total)
+    frozen = layers * unit_bytes(case, held, case.bytes.weights) + case.bytes.weights * held.root
+    whole = frozen + case.is_lora * case.bytes.weights * held.trainable
     on_device = whole * ~case.offloads_parameters
     return np.where(case.is_fsdp | case.is_zero3, on_device / case.shards, on_device)
+
+
+def unit_bytes(case: Case, held: Parameters, native_bytes: Floats) -> Floats:
+    """A layer whose weights take `native_bytes` each, but for the matrices of a quantised base."""
+    if case.has("base_weights", "native").all():
+        return native_bytes * held.unit
+    quantised = ~case.has("base_weights", "native") * quantised_weights(case, held)
+    return native_bytes * (held.unit - quantised) + quantised_bytes(case) * quantised
+
+
+def quantised_weights(case: Case, held: Parameters) -> Floats:
+    """Weights of a layer in matrices that a quantised base stores in fewer bytes."""
+    return held.unit / held.padding * case.sizes.linear / case.sizes.layer
+
+
+def quantised_bytes(case: Case) -> Floats:
+    """Of a weight of such a matrix; 0 where the base is native."""
+    return case.looked_up("base_weights", {"native": 0.0, **FROZEN_BYTES})
+
+
+def keeps_whole(case: Case) -> Mask:
+    """Whether FSDP gathers once a step and scatters once, with whole parameters and gradients in between.
+
+    It does between microbatches that it does not reduce, as in a pipeline.
+    """
+    reduces_each = engine_constants(case.shape.num_parameters).fsdp_reduce_every_microbatch
+    return case.is_fsdp & ((case.stages > 1) | ((case.accumulation > 1) & (not reduces_each)))
 
 
 def _gradients(case: Case, held: Parameters) -> Floats:
@@ -130,5 +161,5 @@ def _gradients(case: Case, held: Parameters) -> Floats:
     return np.where(shards_gradients(case), own, whole)
 
 
-def shards_gradients(case: Case) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def shards_gradients(case: Case) -> Mask:
     return case.is_fsdp | case.has("sharding", "zero2", "zero3")

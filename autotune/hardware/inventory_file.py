@@ -11,7 +11,6 @@ nodes:
           link_gb_per_s: 32}
 """
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from autotune.hardware import catalog
 from autotune.hardware.cpu import cpu_group
 from autotune.hardware.inventory import Gpu, Inventory, NodeGroup
 from autotune.hardware.sizes import parse_size
-from search_spaces.documents import parse_yaml
+from search_spaces.documents import parse_json, parse_yaml
 from trials.contract.capabilities import Feature
 from trials.contract.message import ContractError, Message
 
@@ -115,7 +114,7 @@ class InventoryFile(Message):
 
 
 READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
-    {".yaml": parse_yaml, ".yml": parse_yaml, ".json": json.loads, ".toml": tomllib.loads}
+    {".yaml": parse_yaml, ".yml": parse_yaml, ".json": parse_json, ".toml": tomllib.loads}
 )
 
 

@@ -14,6 +14,8 @@ class PlanRow(Message):
     gpus: str
     """What it runs on, such as `8 × H100-80GB`."""
     world_size: int
+    ceiling_bytes: int
+    """Device bytes one rank may use there."""
     tokens_per_second: float
     """Of the whole job, over all devices."""
     step_s: float
@@ -23,6 +25,8 @@ class PlanRow(Message):
     """Of the worst rank: its tensors, and what lies outside them."""
     reserved_bytes: int
     """What the allocator holds for the tensors; `fixed` comes on top of it."""
+    host_bytes: int
+    """CPU memory of a node that offloading takes."""
     memory: dict[str, int]
     """Parts of the peak, which they add up to."""
     fits: bool
@@ -30,6 +34,11 @@ class PlanRow(Message):
     """Why no probe can run it yet; None where `autotune tune` would."""
     traced_bytes: int | None = None
     """Peak of the tensors, found on the real model with fake tensors; None where it was not traced."""
+
+    @property
+    def device_bytes(self) -> int:
+        """What the ceiling counts: the allocator's holdings, and what lies outside them."""
+        return self.reserved_bytes + self.memory["fixed"]
 
 
 class Rejected(Message):
@@ -48,7 +57,7 @@ class Plan(Message):
     gpus: str
     space: str
     ceiling_bytes: int
-    """Device bytes one rank may use; of several node groups that of the first."""
+    """Device bytes one rank may use; of several node groups those of the first row's."""
     headroom: float
     calibrated_by: int = 0
     """Measurements on the same hardware that the forecast was corrected by."""
@@ -79,6 +88,10 @@ class Explanation(Message):
     fits: bool
     peak_bytes: int
     reserved_bytes: int
+    host_bytes: int
+    """CPU memory of a node that offloading takes."""
+    usable_host_bytes: int | None
+    """What it may take; None where that is not known."""
     phases: dict[StepPhase, dict[str, int]]
     """Phase of a step → bytes by part, at the phase's heaviest moment on the worst rank."""
     tokens_per_second: float

@@ -38,7 +38,7 @@ def plan_figure(plan: Plan) -> "Figure":
     for part in rows[0].memory if rows else ():
         sizes = [row.memory[part] / GIB for row in rows]
         figure.add_trace(Bar(name=part, y=labels, x=sizes, orientation="h"), row=1, col=1)
-    held = [_held_bytes(row) / GIB for row in rows]
+    held = [row.device_bytes / GIB for row in rows]
     speeds = [row.tokens_per_second for row in rows]
     figure.add_trace(
         Scatter(name="configuration", x=held, y=speeds, mode="markers", text=labels, showlegend=False),
@@ -49,15 +49,16 @@ def plan_figure(plan: Plan) -> "Figure":
     figure.add_trace(
         Scatter(
             name="Pareto front",
-            x=[_held_bytes(row) / GIB for row in front],
+            x=[row.device_bytes / GIB for row in front],
             y=[row.tokens_per_second for row in front],
             mode="lines+markers",
         ),
         row=2,
         col=1,
     )
-    ceiling, usable = plan.ceiling_bytes / GIB, plan.ceiling_bytes * (1 - plan.headroom) / GIB
-    lines: tuple[tuple[float, str, str], ...] = ((ceiling, "ceiling", "solid"), (usable, "usable", "dash"))
+    ceilings = sorted({row.ceiling_bytes / GIB for row in rows} or {plan.ceiling_bytes / GIB})
+    lines = [(ceiling, "ceiling", "solid") for ceiling in ceilings]
+    lines += [(ceiling * (1 - plan.headroom), "usable", "dash") for ceiling in ceilings]
     for at, name, dash in lines:
         style: dict[str, Any] = {"line_dash": dash, "line_color": "gray", "annotation_text": name}
         figure.add_vline(x=at, row=1, col=1, **style)
@@ -78,14 +79,10 @@ def plan_figure(plan: Plan) -> "Figure":
 def pareto_front(rows: tuple[PlanRow, ...]) -> list[PlanRow]:
     """Those that none other beats in both speed and memory, leanest first."""
     front: list[PlanRow] = []
-    for row in sorted(rows, key=lambda row: (_held_bytes(row), -row.tokens_per_second)):
+    for row in sorted(rows, key=lambda row: (row.device_bytes, -row.tokens_per_second)):
         if not front or row.tokens_per_second > front[-1].tokens_per_second:
             front.append(row)
     return front
-
-
-def _held_bytes(row: PlanRow) -> int:
-    return row.reserved_bytes + row.memory["fixed"]
 
 
 def _label(row: PlanRow) -> str:

@@ -30,7 +30,8 @@ MAX_TIMES_MORE = 1024
 
 def advice(config: TrainingConfig, world_size: int, short_bytes: int, fits: Fits) -> Iterator[str]:
     """Sentences for `config`, which comes nearest on `world_size` ranks and misses by `short_bytes` each."""
-    yield f"{format_bytes(short_bytes)} more per GPU would do"
+    if short_bytes > 0:
+        yield f"{format_bytes(short_bytes)} more per GPU would do"
     if (switch := _switch(config, world_size, fits)) is not None:
         yield f"--set {' --set '.join(f'{name}={value}' for name, value in switch.items())} would fit"
     if (needed := _gpus_needed(config, world_size, fits)) is not None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.errors import BadInput, NothingFits
-from autotune.forecast.forecast import Forecast, forecast
+from autotune.forecast.forecast import Forecast, forecast, usable_host_bytes
 from autotune.hardware.inventory import NodeGroup
 from autotune.hardware.sizes import format_bytes
 from autotune.models.shape import ModelShape
@@ -85,22 +85,32 @@ def gather(
     enumeration = space.enumerate(facts)
     legal = enumeration.columns
     predicted = forecast(shape, group, facts.world_size, legal)
-    may_fit = predicted.device_bytes <= usable_bytes * (1 + DOUBT)
-    too_large = Rejection(
-        "memory",
-        f"the forecast peak is beyond the usable {format_bytes(usable_bytes)} by more than {DOUBT:.0%}",
-        int(np.count_nonzero(~may_fit)),
+    on_host = predicted.fits_host(group)
+    may_fit = on_host & (predicted.device_bytes <= usable_bytes * (1 + DOUBT))
+    left_out = (
+        Rejection("host_memory", too_large_for_host(group), int(np.count_nonzero(~on_host))),
+        Rejection(
+            "memory",
+            f"the forecast peak is beyond the usable {format_bytes(usable_bytes)} by more than {DOUBT:.0%}",
+            int(np.count_nonzero(on_host & ~may_fit)),
+        ),
     )
-    least = int(np.argmin(predicted.device_bytes)) if len(legal) else None
+    least = predicted.leanest(group) if len(legal) else None
     return Candidates(
         columns=legal.select(may_fit),
         forecast=predicted.select(may_fit),
         ceiling_bytes=ceiling_bytes,
         usable_bytes=usable_bytes,
-        rejected=enumeration.rejected + ((too_large,) if too_large.count else ()),
+        rejected=enumeration.rejected + tuple(one for one in left_out if one.count),
         total=enumeration.total,
         leanest=None if least is None else (legal.config(least), int(predicted.device_bytes[least])),
     )
+
+
+def too_large_for_host(group: NodeGroup) -> str:
+    """Why a configuration that offloads is left out, in words."""
+    usable = usable_host_bytes(group) or 0
+    return f"what it offloads is more than the {format_bytes(usable)} that a node's CPU memory has for it"
 
 
 def why_none(
@@ -120,6 +130,9 @@ def why_none(
             "with --set"
         )
     config, peak_bytes = candidates.leanest
+    on_host = [rejection.reason for rejection in candidates.rejected if rejection.code == "host_memory"]
+    if on_host and peak_bytes <= candidates.usable_bytes:
+        return NothingFits(f"nothing fits: {on_host[0]}; allow --set offload=none or less of it")
     needed_bytes = enough_for(peak_bytes, headroom, FORECAST_MARGIN)
     return NothingFits(
         f"nothing fits under {format_bytes(candidates.ceiling_bytes)}: the smallest configuration of the "

@@ -40,7 +40,7 @@ def plan_view(plan: Plan) -> RenderableType:
     rows = plan.ranked or ((plan.nearest,) if plan.nearest else ())
     if not plan.ranked:
         parts.append(Text("nothing fits; what needs least:", style="bold red"))
-    parts += [_rows(rows, plan.ceiling_bytes), _legend()]
+    parts += [_rows(rows), _legend()]
     if common := in_common([row.config for row in rows]):
         parts.append(Text(f"all with {common}", style="dim"))
     parts += [Text(line, style="bold") for line in plan.advice]
@@ -52,7 +52,8 @@ def plan_view(plan: Plan) -> RenderableType:
     return Group(*parts)
 
 
-def _rows(rows: Sequence[PlanRow], ceiling_bytes: int) -> RenderableType:
+def _rows(rows: Sequence[PlanRow]) -> RenderableType:
+    groups = len({row.gpus for row in rows}) > 1
     traced = any(row.traced_bytes is not None for row in rows)
     headings = [
         "tokens/s",
@@ -60,25 +61,28 @@ def _rows(rows: Sequence[PlanRow], ceiling_bytes: int) -> RenderableType:
         "device memory",
         "of the ceiling",
         *(["tensors, traced"] if traced else []),
+        *(["on"] if groups else []),
     ]
     table = ConfigTable([row.config for row in rows], headings, number="")
     for number, row in enumerate(rows, start=1):
-        held = row.reserved_bytes + row.memory["fixed"]
+        held = row.device_bytes
         cells: list[str | Text] = [
             figure(row.tokens_per_second) + ("*" if row.unprobed else ""),
             "" if row.mfu is None else f"{row.mfu:.0%}",
             format_bytes(held),
-            _bar(row, held, ceiling_bytes),
+            _bar(row, held),
         ]
         if traced:
             cells.append("" if row.traced_bytes is None else format_bytes(row.traced_bytes))
+        if groups:
+            cells.append(row.gpus)
         table.add(number, row.config, cells)
     return table
 
 
-def _bar(row: PlanRow, held_bytes: int, ceiling_bytes: int) -> Text:
+def _bar(row: PlanRow, held_bytes: int) -> Text:
     """The parts of the peak, stretched to what the device holds; │ is the ceiling."""
-    scale = BAR_WIDTH / max(ceiling_bytes, held_bytes)
+    scale = BAR_WIDTH / max(row.ceiling_bytes, held_bytes)
     stretch = held_bytes / max(row.peak_bytes, 1)
     bar, drawn, end = Text(), 0, 0.0
     for part, size in row.memory.items():
@@ -86,7 +90,7 @@ def _bar(row: PlanRow, held_bytes: int, ceiling_bytes: int) -> Text:
         cells = round(end) - drawn
         bar.append("█" * cells, style=PART_COLOURS[part])
         drawn += cells
-    mark = round(ceiling_bytes * scale)
+    mark = round(row.ceiling_bytes * scale)
     bar.append("░" * max(0, mark - drawn), style="dim")
     return bar + Text("│", style="bold")
 
@@ -103,7 +107,15 @@ def explanation_view(explanation: Explanation) -> RenderableType:
     peak = max(explanation.phases.values(), key=lambda parts: sum(parts.values()))
     held = explanation.reserved_bytes + peak["fixed"]
     usable = int(explanation.ceiling_bytes * (1 - explanation.headroom))
-    verdict = "fits" if explanation.fits else f"is {format_bytes(held - usable)} over"
+    host, usable_host = explanation.host_bytes, explanation.usable_host_bytes
+    if explanation.fits:
+        verdict = "fits"
+    elif held > usable:
+        verdict = f"is {format_bytes(held - usable)} over"
+    elif usable_host is not None and host > usable_host:
+        verdict = f"offloads {format_bytes(host - usable_host)} more than a node's CPU memory has for it"
+    else:
+        verdict = "may be over, for what was measured here is not yet certain enough"
     memory = plain_table()
     memory.add_column("phase")
     for part in PART_COLOURS:
@@ -129,6 +141,8 @@ def explanation_view(explanation: Explanation) -> RenderableType:
             f"{format_bytes(held)}, the allocator's spare blocks included; usable {format_bytes(usable)}"
         ),
     ]
+    if host:
+        lines.append(Text(f"offloads {format_bytes(host)} to the CPU memory of each node"))
     if explanation.unprobed:
         lines.append(Text(f"forecast only: {explanation.unprobed}", style="dim"))
     return Group(*lines, "", memory, "", _seconds(explanation))

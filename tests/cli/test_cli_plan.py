@@ -100,3 +100,16 @@ def test_bad_input_is_2_and_named(cli: Cli, words, sentence):
     ended = cli("plan", "llama-3.1-8b", "--gpus", "H100:8", *words)
     assert ended.code == 2
     assert sentence in ended.sentence
+
+
+@pytest.mark.parametrize("option", [("--plot", "plan.html"), ("--trace", 1)])
+def test_an_explanation_neither_plots_nor_traces(cli: Cli, option):
+    ended = cli("plan", "llama-3.1-8b", "--gpus", "H100:8", "--explain", "micro_batch_size=1", *option)
+    assert ended.code == 2
+    assert "leave out --plot and --trace" in ended.err
+
+
+def test_an_explanation_tells_what_goes_to_the_cpu(cli: Cli):
+    ended = cli("plan", "llama-3.1-8b", "--gpus", "H100:8", "--explain", "sharding=zero2,offload=optimizer")
+    assert ended.code == 0
+    assert "to the CPU memory of each node" in ended.out

@@ -127,6 +127,44 @@ def test_a_pipeline_idles_while_it_fills(run):
     assert few / many == pytest.approx((4 / 7) / (64 / 67), rel=0.05)
 
 
+def test_fsdp_in_a_pipeline_gathers_once_a_step(run):
+    """As its memory has it: parameters stay whole between microbatches."""
+    rows = [
+        {"pipeline_parallel_size": 2, "gradient_accumulation_steps": steps, "sharding": sharding}
+        | {"sequence_length": 128, "precision": "bf16_pure"}
+        for sharding in ("ddp", "fsdp")
+        for steps in (2, 9)
+    ]
+    alone, alone_later, sharded, sharded_later = run(*rows).step_s
+    assert sharded_later - sharded == pytest.approx(alone_later - alone, rel=0.05)
+
+
+def test_a_window_spares_only_kernels_that_skip_it(run, node, llama_8b):
+    def seconds(shape, attention):
+        config = TrainingConfig(sequence_length=32768, attention=attention, sharding="fsdp")
+        return forecast(shape, node, 8, Columns.of([config])).step_s[0]
+
+    windowed = replace(llama_8b, sliding_window=1024, windowed_layers=32)
+    wide = replace(windowed, sliding_window=65536)
+    assert seconds(windowed, "flash") < 0.8 * seconds(llama_8b, "flash")
+    assert seconds(windowed, "sdpa") > 1.2 * seconds(llama_8b, "sdpa")  # a masked kernel is not causal
+    assert seconds(windowed, "eager") == seconds(llama_8b, "eager")
+    assert seconds(wide, "sdpa") == seconds(llama_8b, "sdpa")
+
+
+def test_a_quantised_base_is_written_out_for_each_matmul_and_gathered_as_it_is_stored(run, h100):
+    fields = {"adaptation": "lora", "precision": "bf16_pure", "sequence_length": 512}
+    native, int8, int4 = run(
+        *({"sharding": "ddp", "base_weights": base, **fields} for base in ("native", "int8", "int4"))
+    ).step_s
+    assert native < int4 < int8 < 1.5 * native
+    slow = NodeGroup(h100, num_nodes=2, gpus_per_node=8, network_gb_per_s=0.1)
+    native, int4 = run(
+        *({"base_weights": base, **fields} for base in ("native", "int4")), group=slow, world_size=16
+    ).step_s
+    assert int4 < 0.6 * native
+
+
 def test_a_device_that_states_no_rate_is_named(run, node):
     without = replace(node, gpu=replace(node.gpu, tflops={"bf16": 989}))
     assert run({"precision": "bf16"}, group=without).step_s[0] > 0

@@ -1,6 +1,7 @@
 """Inventories: as the user writes them, as a file, and stored."""
 
 import json
+import re
 import textwrap
 
 import pytest
@@ -197,3 +198,23 @@ def test_a_file_that_is_wrong_is_refused_in_a_sentence(tmp_path, text, reason):
         parse_inventory(str(file))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            '{"nodes": [], "nodes": [{"gpu": "H100", "gpus_per_node": 8}]}',
+            "the key 'nodes' stands in it twice",
+        ),
+        ('{"nodes": NaN}', "NaN is not a number"),
+        ('{"nodes": 1e999}', "out of range"),
+        ('{"nodes": ' + "9" * 40 + "}", "does not fit 64 bits"),
+        ("{", "not JSON"),
+    ],
+)
+def test_a_json_file_is_read_strictly(tmp_path, text, reason):
+    file = tmp_path / "cluster.json"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=re.escape(reason)):
+        parse_inventory(str(file))

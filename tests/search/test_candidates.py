@@ -42,6 +42,18 @@ def test_a_ceiling_below_everything_names_the_smallest_that_would_do():
         make_problem(ceiling_bytes=int(forecast / 0.95 / (1 + DOUBT) * 0.99))
 
 
+def test_what_is_offloaded_must_have_room(tmp_path):
+    file = tmp_path / "node.json"
+    file.write_text('{"nodes": [{"gpu": "A100-80GB", "gpus_per_node": 2, "host_memory": "64MiB"}]}')
+    settings = {"sharding": ["zero2"], "offload": ["none", "optimizer"], "precision": ["bf16"]}
+    candidates = make_problem(gpus=str(file), settings=settings, ceiling_bytes=60 * GIB).candidates
+    assert {config.offload for config in candidates.columns.configs()} == {"none"}
+    dropped = next(r for r in candidates.rejected if r.code == "host_memory")
+    assert dropped.count > 0
+    with pytest.raises(NothingFits, match="that a node's CPU memory has for it"):
+        make_problem(gpus=str(file), settings={**settings, "offload": ["optimizer"]}, ceiling_bytes=60 * GIB)
+
+
 def test_a_ceiling_that_no_device_has_is_no_advice():
     with pytest.raises(NothingFits) as raised:
         make_problem(gpus="H100:1", settings={"micro_batch_size": [2**20]}, ceiling_bytes=GIB)

@@ -11,8 +11,9 @@ from small_job import REQUEST, ignore, service_with
 from autotune.errors import BadInput
 from autotune.hardware.inventory import Gpu
 from autotune.hardware.parse import parse_inventory
-from autotune.planner import PlanRequest, explain, plan
+from autotune.planner import explain, plan
 from autotune.report.plan import Plan
+from autotune.request import PlanRequest
 from autotune.search.experience import calibration_on
 from autotune.storage.repository import Repository
 from trials.contract.constants import PROTOCOL_VERSION

@@ -106,6 +106,18 @@ def test_each_configuration_is_counted_under_the_first_rule_it_breaks():
     assert "tensor_parallel_size 3, 5" in rejections[0].reason
 
 
+def test_without_lora_one_rank_of_it_is_enough():
+    configs = [
+        TrainingConfig(adaptation=adaptation, lora_rank=rank)
+        for adaptation in ("full", "lora")
+        for rank in (8, 16, 32)
+    ]
+    legal, (rejection,) = sift(Columns.of(configs), ONE_NODE)
+    assert legal.tolist() == [True, False, False, True, True, True]
+    assert rejection.code == "lora_rank"
+    assert "lora_rank (16, 32) changes nothing" in rejection.reason
+
+
 def test_many_values_are_named_by_their_range():
     rows = [TrainingConfig(sequence_length=length) for length in range(5000, 5010)]
     _, (rejection,) = sift(Columns.of(rows), ONE_NODE)
