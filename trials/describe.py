@@ -4,7 +4,6 @@ The model is built on the meta device, without memory, where its code allows tha
 object: the sizes of the decoder with `factory_version` and `notes`, or `{"error": sentence}`.
 """
 
-import importlib
 import json
 import re
 import resource
@@ -22,7 +21,7 @@ from torch import nn
 from trials.contract.measured import MeasuredLayers
 from trials.contract.message import ContractError, nearest
 from trials.contract.messages import ModelSpec
-from trials.model import ModelUnusable, find_layers
+from trials.model import ModelUnusable, find_layers, load_factory
 
 MEMORY_BYTES = 8 << 30
 """On the meta device a configuration builds in under 1 GiB; one made to exhaust the machine stops here."""
@@ -128,7 +127,7 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
         model = _from_hf_config(dict(spec.hf_config))
         return _sizes(model, str(spec.hf_config["model_type"]), spec.name) | {"factory_version": None}
     assert spec.factory is not None  # ModelSpec holds one of the two
-    factory = _import(spec.factory, spec.factory_path)
+    factory = _import(spec)
     version = getattr(factory, "version", None)
     return _sizes(_call(factory, spec.factory), "factory", spec.name) | {
         "factory_version": None if version is None else str(version)
@@ -161,17 +160,13 @@ def _built_from(config: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _import(factory: str, folder: str | None) -> Callable[[], object]:
-    module_name, _, attribute = factory.partition(":")
-    if folder is not None:
-        sys.path.insert(0, folder)
+def _import(spec: ModelSpec) -> Callable[[], object]:
     try:
-        found: Callable[[], object] = getattr(importlib.import_module(module_name), attribute)
+        return load_factory(spec)
+    except ModelUnusable as error:
+        raise CannotDescribe(str(error)) from error
     except (Exception, SystemExit) as error:  # the user's module may raise anything
-        raise CannotDescribe(f"cannot import factory {factory}: {_in_a_line(error)}") from error
-    if not callable(found):
-        raise CannotDescribe(f"factory {factory} is not callable but a {type(found).__name__}")
-    return found
+        raise CannotDescribe(f"cannot import factory {spec.factory}: {_in_a_line(error)}") from error
 
 
 def _call(factory: Callable[[], object], name: str) -> nn.Module:
@@ -193,7 +188,7 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
     embeddings = {path: module for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
     if not embeddings:
         raise CannotDescribe(f"{name} has no nn.Embedding, so it is no language model over tokens")
-    tokens = max(embeddings.values(), key=lambda module: module.num_embeddings)
+    tokens = _of_tokens(model, embeddings)
     try:
         layers = list(find_layers(model))
     except ModelUnusable as error:
@@ -243,6 +238,16 @@ def _sizes(model: nn.Module, model_type: str, name: str) -> dict[str, Any]:
         "other_parameters": max(0, num_parameters - vocabulary - inside),
         "notes": notes,
     }
+
+
+def _of_tokens(model: nn.Module, embeddings: dict[str, nn.Embedding]) -> nn.Embedding:
+    """The one that the model says, else the largest whose name does not speak of positions."""
+    says = getattr(model, "get_input_embeddings", None)
+    said = says() if callable(says) else None
+    if isinstance(said, nn.Embedding):
+        return said
+    of_others = [item for path, item in embeddings.items() if not POSITIONS.search(path)]
+    return max(of_others or embeddings.values(), key=lambda module: module.num_embeddings)
 
 
 def _feed_forward_widths(layer: nn.Module, hidden: int) -> Iterator[int]:

@@ -36,6 +36,8 @@ class Activations:
     """On top of them while its last matmul goes backward, and makes that gradient."""
     experts: Floats
     """On top of them, less what is given back by then, while experts' first matmul goes backward."""
+    attention: Floats
+    """While the attention goes backward, when all gradients of the feed-forward part are there."""
     other: Floats
     """The most of any other moment of its backward."""
     in_forward: Floats
@@ -90,12 +92,10 @@ def _derived(case: Case) -> Activations:
         product=_bytes(case, (layers.product_backward,)),
         down=_bytes(case, (layers.down_backward,)),
         experts=_bytes(case, (layers.experts_backward,)),
+        attention=_bytes(case, (layers.attention_backward, layers.scores_backward), eager),
         other=np.maximum(
             np.maximum(_bytes(case, (layers.norm_after_backward,)), _bytes(case, (layers.routing_backward,))),
-            np.maximum(
-                _bytes(case, (layers.nothing, layers.scores_backward), eager),
-                _bytes(case, (layers.nothing, layers.product_recomputed), 1 * case.checkpoints),
-            ),
+            _bytes(case, (layers.nothing, layers.product_recomputed), 1 * case.checkpoints),
         ),
         in_forward=_bytes(case, (layers.nothing, _attention_forward), eager),
         masks=_bytes(case, (layers.nothing, layers.masks), eager) + by_mask * case.sequence**2,

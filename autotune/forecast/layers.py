@@ -335,10 +335,14 @@ def norm_after_backward(shape: ModelShape, mode: int) -> Kept:
 
 
 def routing_backward(shape: ModelShape, mode: int) -> Kept:
-    """Gradients alive while what the experts returned is weighted: of the result, and of both factors."""
+    """Gradients alive while what the experts returned is weighted: of the result, and of both factors.
+
+    With weights in fp32 the weighted are too.
+    """
     if shape.num_experts == 1:
         return Kept(0, 0)
-    return Kept(0, STREAM[mode] * shape.hidden_size * (1 + 3 * shape.experts_per_token))
+    weighted = 4 if style_of(shape).routes_in_fp32 else STREAM[mode]
+    return Kept(0, shape.hidden_size * (STREAM[mode] + 3 * shape.experts_per_token * weighted))
 
 
 def product_recomputed(shape: ModelShape, mode: int) -> Kept:
@@ -382,6 +386,13 @@ def down_backward(shape: ModelShape, mode: int) -> Kept:
     cast = COMPUTED[mode] * (mode == AUTOCAST)
     gone = norm(shape, mode, 0).split * style_of(shape).norms_after
     return Kept(0, (STREAM[mode] + cast) * h + COMPUTED[mode] * f - gone)
+
+
+def attention_backward(shape: ModelShape, mode: int) -> Kept:
+    """Gradients alive while fused attention goes backward, less what the feed-forward part has given back."""
+    back = feed_forward(shape, mode)
+    of_output_and_inputs = 2 * COMPUTED[mode] * (shape.query_size + shape.kv_size)
+    return Kept(-back.gathered, STREAM[mode] * shape.hidden_size + of_output_and_inputs - back.split)
 
 
 def scores_backward(shape: ModelShape, mode: int) -> Kept:

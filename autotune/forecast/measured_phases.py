@@ -34,12 +34,13 @@ def measured_phases(
     pieces = phases.loss_share(case) * stage.has_loss
     waits = phases.waiting_head(case, head)
     layer = layer + waits
+    loose = phases.loose_gradients(case, stage, held, head)
     return (
-        (StepPhase.FORWARD, Phase(before, np.zeros(1), gathered.at_start + standing)),
+        (StepPhase.FORWARD, Phase(before + loose.in_loss, np.zeros(1), gathered.at_start + standing)),
         (
             StepPhase.FORWARD,
             Phase(
-                before,
+                before + loose.in_loss,
                 saved + copies.cached,
                 terms.most("forward", finished) + gathered.in_forward + standing,
             ),
@@ -47,23 +48,29 @@ def measured_phases(
         (
             StepPhase.FORWARD,
             Phase(
-                before,
+                before + loose.in_loss,
                 saved + copies.cached,
                 pieces * terms.most("head", finished) + gathered.in_loss + standing,
             ),
         ),
         (
             StepPhase.LOSS,
-            Phase(before, saved, pieces * terms.most("loss", finished) + gathered.in_loss + standing),
-        ),
-        (
-            StepPhase.LAYERS,
-            Phase(before + appear * head, saved, layer + gathered.in_last_layer + bucket),
+            Phase(
+                before + loose.in_loss,
+                saved,
+                pieces * terms.most("loss", finished) + gathered.in_loss + standing,
+            ),
         ),
         (
             StepPhase.LAYERS,
             Phase(
-                before + appear * (head + held.trainable_unit),
+                before + appear * head + loose.in_last_layer, saved, layer + gathered.in_last_layer + bucket
+            ),
+        ),
+        (
+            StepPhase.LAYERS,
+            Phase(
+                before + appear * (head + held.trainable_unit) + loose.in_layer,
                 saved - one_layer,
                 (layer + gathered.in_layer + bucket) * (stage.layers > 1),
             ),
@@ -75,10 +82,11 @@ def measured_phases(
                     appear > 0,
                     appear * (held.trainable_unit * (stage.layers - 1) + head),
                     state.gradients,
-                ),
+                )
+                + loose.in_first_layer,
                 waiting + one_layer,
                 layer + gathered.in_layer + bucket,
             ),
         ),
-        *phases.after_layers(case, held, state, acts, waiting, waits, gathered, bucket),
+        *phases.after_layers(case, held, state, acts, waiting, waits + loose.after_layers, gathered, bucket),
     )

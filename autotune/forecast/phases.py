@@ -48,6 +48,7 @@ def phases(
     appear = ~(persist | shards_gradients(case)) * case.bytes.gradients
     but_first_layer = appear * (held.trainable_unit * (stage.layers - 1) + head)
     waits = waiting_head(case, head)
+    loose = loose_gradients(case, stage, held, head)
 
     loss_forward, loss_backward = _loss(case, stage)
     shared = gathered(case, held, head)
@@ -57,11 +58,11 @@ def phases(
     layer = _layer_backward(case, acts) + context_transient(case)
     leaving = acts.stream * case.autocasts * stage.has_loss  # the hidden states, which the head reads cast
     return (
-        (StepPhase.FORWARD, Phase(before, np.zeros(1), shared.at_start + standing)),
+        (StepPhase.FORWARD, Phase(before + loose.in_loss, np.zeros(1), shared.at_start + standing)),
         (
             StepPhase.FORWARD,
             Phase(
-                before,
+                before + loose.in_loss,
                 saved + copies.cached + acts.in_forward + (acts.masks - acts.saved) * ~case.checkpoints,
                 shared.in_forward + standing,
             ),
@@ -69,19 +70,23 @@ def phases(
         (
             StepPhase.FORWARD,
             Phase(
-                before,
+                before + loose.in_loss,
                 saved + copies.cached + copies.of_head + final_norm,
                 loss_forward + leaving + shared.in_loss + standing,
             ),
         ),
         (
             StepPhase.LOSS,
-            Phase(before, saved + copies.of_head + final_norm, loss_backward + shared.in_loss + standing),
+            Phase(
+                before + loose.in_loss,
+                saved + copies.of_head + final_norm,
+                loss_backward + shared.in_loss + standing,
+            ),
         ),
         (
             StepPhase.LOSS,
             Phase(
-                before,
+                before + loose.in_loss,
                 saved + copies.of_head + final_norm,
                 _head_backward(case, stage, head) + shared.in_loss + buffers,
             ),
@@ -89,7 +94,7 @@ def phases(
         (
             StepPhase.LOSS,
             Phase(
-                before,
+                before + loose.in_loss,
                 saved + final_norm,
                 acts.stream * stage.has_loss + _fresh_bytes(case) * head + shared.in_loss + buffers,
             ),
@@ -97,17 +102,23 @@ def phases(
         (
             StepPhase.LOSS,
             Phase(
-                before + appear * head + waits, saved, acts.head * stage.has_loss + shared.in_loss + buffers
+                before + appear * head + waits + loose.in_last_layer,
+                saved,
+                acts.head * stage.has_loss + shared.in_loss + buffers,
             ),
         ),
         (
             StepPhase.LAYERS,
-            Phase(before + appear * head + waits, saved + recomputed, layer + shared.in_last_layer + buffers),
+            Phase(
+                before + appear * head + waits + loose.in_last_layer,
+                saved + recomputed,
+                layer + shared.in_last_layer + buffers,
+            ),
         ),
         (
             StepPhase.LAYERS,
             Phase(
-                before + appear * (head + held.trainable_unit) + waits,
+                before + appear * (head + held.trainable_unit) + waits + loose.in_layer,
                 saved - one_layer + recomputed,
                 (layer + shared.in_layer + buffers) * (stage.layers > 1),
             ),
@@ -115,12 +126,12 @@ def phases(
         (
             StepPhase.LAYERS,
             Phase(
-                np.where(appear > 0, but_first_layer, state.gradients) + waits,
+                np.where(appear > 0, but_first_layer, state.gradients) + waits + loose.in_first_layer,
                 waiting + one_layer + masks + recomputed,
                 layer + shared.in_layer + buffers,
             ),
         ),
-        *after_layers(case, held, state, acts, waiting, waits, shared, buffers),
+        *after_layers(case, held, state, acts, waiting, waits + loose.after_layers, shared, buffers),
     )
 
 
@@ -184,6 +195,34 @@ def gradients_persist(case: Case) -> Mask:
 def waiting_head(case: Case, head: Floats) -> Floats:
     """A tied head's gradient, which waits for the embedding's before it is added to one that persists."""
     return case.bytes.gradients * head * (case.is_ddp & gradients_persist(case) & case.shape.tied_embeddings)
+
+
+class LooseGradients(NamedTuple):
+    """Bytes of gradients that DDP has not put into its buckets yet."""
+
+    in_loss: Floats
+    in_last_layer: Floats
+    in_layer: Floats
+    in_first_layer: Floats
+    after_layers: Floats
+
+
+def loose_gradients(case: Case, stage: Stage, held: Parameters, head: Floats) -> LooseGradients:
+    """Those of the microbatches that DDP does not reduce (`no_sync`), beside the empty buckets.
+
+    They were made anew, for the step before has set them to none; the last microbatch's backward copies each
+    into its bucket as it comes to it (`copy_grad_to_bucket` in reducer.cpp). A tied head's comes last.
+    """
+    loose = case.bytes.gradients * (case.is_ddp & (case.peers > 1) & (case.accumulation > 1))
+    below_head = held.trainable - head * (not case.shape.tied_embeddings)
+    layers = held.trainable_unit * (stage.layers - 1)
+    return LooseGradients(
+        in_loss=loose * held.trainable,
+        in_last_layer=loose * below_head,
+        in_layer=loose * (below_head - held.trainable_unit),
+        in_first_layer=loose * (below_head - layers),
+        after_layers=loose * (below_head - layers - held.trainable_unit),
+    )
 
 
 class Copies(NamedTuple):
@@ -329,7 +368,9 @@ def _layer_backward(case: Case, acts: Activations) -> Floats:
     matrix = case.shape.num_experts * case.shape.intermediate_size * case.shape.hidden_size / case.tensor
     trains = ~case.is_lora * matrix
     made, kept = _fresh_bytes(case) * trains, _kept_bytes(case) * trains
-    moments = [acts.down + made, acts.product + kept, acts.other]
+    added_up = gradients_persist(case) & ~case.is_fsdp
+    fed_forward = np.where(added_up, 0.0, kept) * (3 if case.shape.gated_mlp else 2)
+    moments = [acts.down + made, acts.product + kept, acts.attention + fed_forward, acts.other]
     if case.shape.num_experts > 1:  # the gradients of all experts are one tensor
         moments.append(acts.experts + 2 * made + kept)
     most: Floats = np.maximum.reduce(np.broadcast_arrays(*moments))

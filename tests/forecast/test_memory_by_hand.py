@@ -109,6 +109,15 @@ def test_ddp_keeps_its_buckets(cpus):
     assert parts(found)["gradients"] == 4 * P
 
 
+def test_ddp_that_accumulates_has_gradients_beside_its_buckets(cpus):
+    """Those of the microbatches that it does not reduce; until each is copied into its bucket."""
+    once, twice = (
+        run(cpus, world_size=2, precision="fp32", sequence_length=512, gradient_accumulation_steps=steps)
+        for steps in (1, 3)
+    )
+    assert parts(twice)["gradients"] == parts(once)["gradients"] + 4 * P
+
+
 BUCKET = engine_constants(P).deepspeed_bucket_elements
 
 

@@ -51,6 +51,13 @@ def test_experts_that_begin_after_dense_layers_are_seen():
     assert (found["intermediate_size"], found["gated_mlp"]) == (24, True)
 
 
+def test_a_table_of_positions_longer_than_the_vocabulary_is_none_of_tokens():
+    sizes = {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 500}
+    found = describe(hf(model_type="opt", **SMALL, **sizes))
+    assert (found["vocab_size"], found["max_positions"]) == (64, 500)
+    assert found["other_parameters"] > 500 * 32
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
@@ -68,6 +75,18 @@ def test_a_configuration_that_transformers_refuses(config, reason):
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+DECODER = """
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Embedding(900, 8)
+        self.words = nn.Embedding(40, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+build = Decoder
+"""
 
 
 @pytest.fixture
@@ -142,8 +161,8 @@ def test_layers_in_a_sequential_with_experts_inside(factory):
             "cannot import factory leaves:build: SystemExit: no thanks",
         ),
         ("broken", "import no_such_package", "cannot import factory broken:build: ModuleNotFoundError"),
-        ("lacks", "", "cannot import factory lacks:build: AttributeError"),
-        ("constant", "build = 3", "factory constant:build is not callable but a int"),
+        ("lacks", "", "lacks has no callable 'build'"),
+        ("constant", "build = 3", "constant has no callable 'build'"),
         ("other", "def build(): return [1]", "must return a torch.nn.Module, not list"),
         (
             "flat",
@@ -168,3 +187,7 @@ def test_the_answer_is_written_as_json(tmp_path):
     spec.write_text('{"name": "x"}')
     main(str(spec), str(out))
     assert "either a Hugging Face configuration or a factory" in json.loads(out.read_text())["error"]
+
+
+def test_a_factorys_largest_embedding_may_be_of_positions(factory):
+    assert factory("positioned", DECODER)["vocab_size"] == 40
