@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+REPLAY ?= --replay
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos test-gpu lint format bench bench-forecast clean
+.PHONY: help demo test test-chaos test-gpu lint format bench bench-forecast bench-search clean
 
 help:  ## What can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 demo: $(INSTALLED)  ## Tune a real model on this machine, in a few minutes
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
@@ -34,12 +35,15 @@ format: $(INSTALLED)  ## Mend style
 bench: $(INSTALLED)  ## The figures in benchmarks/, measured here
 	$(BIN)/python benchmarks/probe_overhead.py
 
-bench-forecast: $(INSTALLED)  ## The forecast against traces of real models, published tables and the clock
+bench-forecast: $(INSTALLED)  ## The forecast against recorded traces and probes, published tables, the clock; REPLAY= records anew
 	$(BIN)/python benchmarks/forecast_published.py
 	$(BIN)/python benchmarks/planner.py
 	$(BIN)/python benchmarks/trace.py
-	$(BIN)/python benchmarks/forecast_against_trace.py
-	$(BIN)/python benchmarks/forecast_against_probes.py --replay
+	$(BIN)/python benchmarks/forecast_against_trace.py $(REPLAY)
+	$(BIN)/python benchmarks/forecast_against_probes.py $(REPLAY)
+
+bench-search: $(INSTALLED)  ## Samplers beside each other, replayed on tables of measured configurations
+	$(BIN)/python benchmarks/search_efficiency.py
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

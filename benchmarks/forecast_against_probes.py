@@ -17,12 +17,11 @@ are not there are probed. The constants of CPUs were chosen by those of seed 0; 
 import argparse
 import json
 import logging
-import math
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from statistics import mean
@@ -86,10 +85,12 @@ MEASUREMENT = MeasurementPlan(max_warm_up_steps=2, least_steps=1, min_steps=3, m
 
 @dataclass(frozen=True)
 class Case:
-    """One model on one world."""
+    """One model on one world of a machine."""
 
     name: str
     world_size: int
+    tflops: tuple[tuple[str, float], ...]
+    """Rates of the machine's cores, by precision."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -104,7 +105,8 @@ class Case:
 
     @property
     def group(self) -> NodeGroup:
-        return parse_inventory(f"cpu:{self.world_size}").group
+        here = parse_inventory(f"cpu:{self.world_size}").group
+        return replace(here, gpu=replace(here.gpu, tflops=dict(self.tflops)))
 
     def forecast(self, configs: Sequence[TrainingConfig]) -> Forecast:
         return forecast(self.shape, self.group, self.world_size, Columns.of(configs))
@@ -183,6 +185,7 @@ class Row:
             "seed": self.seed,
             "model": self.case.name,
             "world_size": self.case.world_size,
+            "tflops": dict(self.case.tflops),
             "config": self.config.model_dump(mode="json"),
             "measured": {"tensor_bytes": self.tensor_bytes, "device_bytes": self.device_bytes},
             "forecast": {
@@ -198,9 +201,10 @@ class Row:
 
 def probed(rows_per_case: int, seed: int) -> Iterator[Row]:
     rng = random.Random(seed)
+    here = tuple(parse_inventory("cpu:1").group.gpu.tflops.items())
     for world_size in WORLDS:
         with LocalExecutor(Layout("cpu", 1, world_size, 1)) as executor:
-            for case in (Case(name, world_size) for name in MODELS):
+            for case in (Case(name, world_size, here) for name in MODELS):
                 for number, config in enumerate(islice(case.legal_configs(rng), rows_per_case)):
                     request = case.request(config, number)
                     result = executor.submit(request).result()
@@ -215,7 +219,8 @@ def recorded(seed: int) -> Iterator[Row]:
     for row in stored["rows"]:
         if row["seed"] != seed:
             continue
-        case, config = Case(row["model"], row["world_size"]), TrainingConfig.parse(row["config"])
+        case = Case(row["model"], row["world_size"], tuple(row["tflops"].items()))
+        config = TrainingConfig.parse(row["config"])
         result = ProbeResult.parse(row["result"])
         yield Row(seed, case, config, result, traced(case.request(config, 0)), estimates(case, config))
 
@@ -341,6 +346,10 @@ def compare(rows: Sequence[Row], seed: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def _traced_error(row: Row) -> str:
+    return f"{row.traced_bytes / row.tensor_bytes - 1:+7.1%}" if row.traced_bytes else "      –"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=20, help="per model and world")
@@ -360,7 +369,7 @@ def main() -> None:
             f"{config.micro_batch_size} × {config.sequence_length} × {config.gradient_accumulation_steps}  "
             f"{row.tensor_bytes / 2**20:6.0f} MiB "
             f"forecast {predicted.reserved_bytes[0] / row.tensor_bytes - 1:+7.1%} "
-            f"trace {row.traced_bytes / row.tensor_bytes - 1 if row.traced_bytes else math.nan:+7.1%} "
+            f"trace {_traced_error(row)} "
             f"speed {predicted.tokens_per_second[0] / row.tokens_per_second - 1:+7.1%}",
             flush=True,
         )
