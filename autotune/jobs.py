@@ -47,14 +47,24 @@ class JobSpec(Message):
     chosen_baseline: TrainingConfig | None = None
     """The whole configuration that speed-up is quoted against, theirs or ours; None until it is worked out,
     before the job is recorded."""
+    min_speed: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the fastest length's tokens/s that the recommended length has to reach; 0: the longest that
+    fits, however slow."""
     trials: Count = 24
     """Most trials that may count."""
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Wall minutes after which no further trial begins; None: no such bound."""
-    sampler: str = "forecast_order"
+    sampler: str = "cost_model"
     """Who proposes the next configuration."""
+    stop_below: float = Field(default=0.01, ge=0, lt=1)
+    """Share of the best so far: where no candidate is expected to beat it by more, the search ends; 0 spends
+    the whole budget."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of sampler and probes."""
+    probe_seconds: float = Field(default=10.0, gt=0, le=3600)
+    """Seconds of measured steps after which a trial's probe begins no further one."""
+    repeats: Count = 1
+    """Probes of every configuration, where a table of measurements is wanted."""
     fresh: bool = False
     """Measure again what earlier jobs have measured already."""
     executor: Literal["ray", "local"] = "ray"

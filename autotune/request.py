@@ -36,10 +36,14 @@ class TuneRequest:
     """Only the fields that were set count; the others are as in the baseline that autotune would choose."""
     global_batch_size: int | None = None
     global_batch_tolerance: float = 0.10
+    min_speed: float = 0.0
     trials: int = 24
     minutes: float | None = None
-    sampler: str = "forecast_order"
+    sampler: str = "cost_model"
+    stop_below: float = 0.01
     seed: int = 0
+    probe_seconds: float = 10.0
+    repeats: int = 1
     fresh: bool = False
     executor: str = "ray"
     ray_address: str | None = None
@@ -90,10 +94,14 @@ def specify(request: TuneRequest) -> JobSpec:
                 "global_batch_size": request.global_batch_size,
                 "global_batch_tolerance": request.global_batch_tolerance,
                 "baseline": request.baseline and request.baseline.model_dump(exclude_unset=True),
+                "min_speed": request.min_speed,
                 "trials": request.trials,
                 "minutes": request.minutes,
                 "sampler": request.sampler,
+                "stop_below": request.stop_below,
                 "seed": request.seed,
+                "probe_seconds": request.probe_seconds,
+                "repeats": request.repeats,
                 "fresh": request.fresh,
                 "executor": request.executor,
                 "ray_address": request.ray_address,

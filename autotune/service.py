@@ -23,19 +23,27 @@ from autotune.errors import (
 )
 from autotune.execution.executor import Executor, Layout
 from autotune.export import Target, accepting, write
+from autotune.forecast.calibration import RESIDENT_BLUR_BYTES, Calibration
 from autotune.hardware.catalog import require_same
 from autotune.hardware.sizes import format_bytes
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
 from autotune.report.answer import Answer, Recommendation
+from autotune.report.explain import explain
+from autotune.report.explanation import JobExplanation
 from autotune.report.recommend import Facts, answer, why_nothing
+from autotune.report.table import table_of
 from autotune.report.trials import TrialRow, trial_rows
 from autotune.request import UNNAMED, TuneRequest, specify
 from autotune.search.confirmation import gather_contenders
+from autotune.search.cost_model import Knowledge
 from autotune.search.events import JobStarted, Listener
+from autotune.search.experience import calibration_on
 from autotune.search.history import TrialRecord
-from autotune.search.keys import measurement_key
+from autotune.search.keys import context_key, measurement_key
 from autotune.search.loop import SearchLoop
+from autotune.search.measuring import Measuring
 from autotune.search.problem import Premises, Problem, premises, probe_request, work_out
+from autotune.search.reuse import Known, known
 from autotune.search.samplers import require_sampler
 from autotune.search.stopping import Budget
 from autotune.search.study import SearchStudy, recorded_trials, study_names
@@ -135,17 +143,35 @@ class Service:
             return Answer.parse({**saved, "status": job.status, "reason": job.reason})
         return answer(self._facts(job, premises(job.spec)))
 
+    def explain(self, name: str) -> JobExplanation:
+        """Why a job's recommendation is what it is; raises NothingMeasured where there is none."""
+        job, answer = self.job(name), self.answer(name)
+        group = premises(job.spec).group
+        earlier = Calibration() if job.spec.fresh else calibration_on(group, self._repository, besides=job)
+        explanation = explain(self._facts(job, premises(job.spec)), answer, earlier)
+        if explanation is None:
+            raise _no_recommendation(job)
+        return explanation
+
     def trials(self, name: str) -> list[TrialRow]:
         job = self.job(name)
         return trial_rows(self._trials(job), self._repository.measurements(job))
+
+    def write_table(self, name: str, path: Path) -> None:
+        """Write every probe of a job as a table; raises BadInput where `path` cannot be written to."""
+        job = self.job(name)
+        table = table_of(job.spec, self._trials(job), self._repository.measurements(job))
+        try:
+            path.write_text(table.model_dump_json(indent=1, exclude_defaults=True))
+        except OSError as error:
+            raise BadInput(f"--table {path} cannot be written: {error.strerror}") from error
 
     def export(self, name: str, target_format: str, folder: Path) -> list[Path]:
         """Write the recommendation as files of another tool; raises NothingMeasured where there is none."""
         job = self.job(name)
         recommendation = self.answer(name).recommendation
         if recommendation is None:
-            why = job.reason or f"none yet; `autotune resume {name}` goes on"
-            raise NothingMeasured(f"job {name!r} has no recommendation: {why}")
+            raise _no_recommendation(job)
         return write(target_format, self._target(job, recommendation), folder)
 
     def export_formats(self, answer: Answer) -> list[str]:
@@ -229,11 +255,20 @@ class Service:
             repository.renew(lease)
             clock.tick()
 
-        def commit(trial: int, repeat: int, config: TrainingConfig, result: ProbeResult) -> None:
+        def commit(
+            trial: int, repeat: int, config: TrainingConfig, result: ProbeResult, reused_from: str | None
+        ) -> None:
             if result.versions is not None:
                 require_same(problem.group.gpu, result.versions.device_name)
-            key = measurement_key(job.spec, config, result)
-            repository.commit_measurement(lease, trial, repeat, key=key, config=config, result=result)
+            repository.commit_measurement(
+                lease,
+                trial,
+                repeat,
+                key=measurement_key(job.spec, config, result.versions),
+                config=config,
+                result=result,
+                reused_from=reused_from,
+            )
 
         try:
             job = repository.set_status(lease, JobStatus.RUNNING)
@@ -247,19 +282,23 @@ class Service:
                     notes=job.spec.notes,
                 )
             )
-            with self._study(problem) as study:
+            known = self._known(job, executor)
+            with self._study(problem, self._knowledge(job, problem, known)) as study:
                 loop = SearchLoop(
                     problem.candidates,
                     problem.baseline,
                     study,
                     executor,
-                    Budget(job.spec.trials, (job.spec.minutes or float("inf")) * 60),
-                    request=lambda probe_id, config: probe_request(problem, probe_id, config),
+                    Budget(job.spec.trials, (job.spec.minutes or float("inf")) * 60, job.spec.stop_below),
+                    request=lambda probe_id, config, plan: probe_request(problem, probe_id, config, plan),
                     commit=commit,
                     measured=repository.measurements(job),
                     heartbeat=heartbeat,
                     listener=listener,
                     seconds_before=job.spent_s,
+                    measuring=Measuring(job.spec.world_size, job.spec.probe_seconds, job.spec.repeats),
+                    known=known,
+                    min_speed=job.spec.min_speed,
                 )
                 reason = loop.run()
                 clock.tick()
@@ -287,13 +326,51 @@ class Service:
         """Opened with the first study, for importing Optuna takes longer than most commands."""
         return optuna_storage(self._url)
 
+    def _known(self, job: Job, executor: Executor) -> dict[TrainingConfig, Known]:
+        """What other jobs measured that holds for this one."""
+        spec = job.spec
+        changes_unseen = spec.model.factory is not None and spec.model.factory_version is None
+        if spec.fresh or spec.repeats > 1 or changes_unseen or not self._repository.has_measurements(job):
+            return {}
+        versions = executor.versions()
+        if versions is None:
+            return {}
+        found = self._repository.probes_like(context_key(spec, versions), besides=job)
+        return known(found, spec.ceiling_bytes, spec.usable_bytes)
+
+    def _knowledge(self, job: Job, problem: Problem, known: Mapping[TrainingConfig, Known]) -> Knowledge:
+        """What its sampler knows before the first probe; what is taken over is not told twice."""
+        spec = job.spec
+        earlier = (
+            Calibration() if spec.fresh else calibration_on(problem.group, self._repository, besides=job)
+        )
+        return Knowledge(
+            calibration=Calibration(
+                [
+                    seen
+                    for seen in earlier.observations
+                    if (seen.model, seen.world_size) != (spec.model.digest, spec.world_size)
+                    or seen.config not in known
+                ]
+            ),
+            model=spec.model.digest,
+            world_size=spec.world_size,
+            blur_bytes=RESIDENT_BLUR_BYTES if problem.group.gpu.kind == "cpu" else 0,
+        )
+
     @contextmanager
-    def _study(self, problem: Problem) -> Iterator[SearchStudy]:
+    def _study(self, problem: Problem, knowledge: Knowledge) -> Iterator[SearchStudy]:
         """The study of a job; what its database does meanwhile becomes StorageUnavailable."""
         spec = problem.spec
         with mapped_errors(self._optuna.engine.url):
             yield SearchStudy(
-                self._optuna, spec.name, problem.candidates, problem.baseline, spec.sampler, spec.seed
+                self._optuna,
+                spec.name,
+                problem.candidates,
+                problem.baseline,
+                spec.sampler,
+                spec.seed,
+                knowledge,
             )
 
     def _studies(self) -> set[str]:
@@ -317,8 +394,13 @@ class Service:
             premises=premises,
             trials=trials,
             contenders=gather_contenders(trials, results, job.spec.usable_bytes),
-            probe_seconds=sum(m.result.seconds for m in measurements),
+            probe_seconds=sum(m.result.seconds for m in measurements if m.reused_from is None),
         )
+
+
+def _no_recommendation(job: Job) -> NothingMeasured:
+    why = job.reason or f"none yet; `autotune resume {job.name}` goes on"
+    return NothingMeasured(f"job {job.name!r} has no recommendation: {why}")
 
 
 @contextmanager

@@ -65,6 +65,9 @@ class FakeExecutor:
         self._closed = False
         self._lock = threading.RLock()
 
+    def versions(self) -> Versions | None:
+        return self._versions
+
     def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
         with self._lock:
             if self._closed:

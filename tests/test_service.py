@@ -4,11 +4,13 @@ import json
 
 import pytest
 from fakes import FakeExecutor
-from small_job import REQUEST, ignore, service_with
+from small_job import REQUEST, changed, ignore, service_with
 
-from autotune.errors import BadInput, ExecutionUnavailable, NameInUse, NothingMeasured
+from autotune.errors import BadInput, ExecutionUnavailable, NameInUse, NoSuchJob, NothingMeasured
 from autotune.jobs import JobStatus
+from autotune.report.table import Table
 from autotune.request import TuneRequest, specify
+from autotune.search.confirmation import ROUNDS
 from autotune.search.events import ProbeEnded, ProbeStarted
 from autotune.search.loop import SearchLoop
 from autotune.search.problem import probe_request, work_out
@@ -17,6 +19,7 @@ from autotune.search.study import SearchStudy
 from autotune.service import Service
 from autotune.storage.engine import optuna_storage
 from trials.contract.config import TrainingConfig
+from trials.contract.constants import PROTOCOL_VERSION
 from trials.contract.outcome import Outcome
 
 
@@ -142,7 +145,7 @@ def test_what_was_committed_but_not_told_is_not_probed_again(url):
             study,
             executor,
             Budget(2),
-            request=lambda probe_id, config: probe_request(problem, probe_id, config),
+            request=lambda probe_id, config, plan: probe_request(problem, probe_id, config, plan),
             commit=commit,
             measured=measured,
             heartbeat=lambda: None,
@@ -151,7 +154,7 @@ def test_what_was_committed_but_not_told_is_not_probed_again(url):
 
     committed = []
 
-    def commit_and_die(trial, repeat, config, result):
+    def commit_and_die(trial, repeat, config, result, reused_from):
         committed.append((trial, repeat, config, result))
         raise ZeroDivisionError
 
@@ -161,6 +164,7 @@ def test_what_was_committed_but_not_told_is_not_probed_again(url):
 
     class Row:
         trial_number, repeat, config, result = committed[0]
+        reused_from = None
 
     study, second = loop(executor := FakeExecutor(), lambda *row: None, [Row])
     second.run()
@@ -278,3 +282,113 @@ def test_the_same_on_postgresql(fresh_postgresql_url):
     with service_with(fresh_postgresql_url, FakeExecutor()) as service:
         assert service.tune(REQUEST, ignore).recommendation.evidence == "confirmed"
         assert len(service.trials("job")) == 8
+
+
+def test_a_second_job_probes_nothing_but_its_confirmation(url):
+    with service_with(url, FakeExecutor()) as service:
+        first = service.tune(REQUEST, ignore)
+    with service_with(url, executor := FakeExecutor()) as service:
+        second = service.tune(changed(name="again"), ignore)
+        rows = service.trials("again")
+        explained = service.explain("again")
+    assert second.recommendation.config == first.recommendation.config
+    assert second.recommendation.evidence == "confirmed"
+    assert {row.reused_from for row in rows} == {"job"}
+    confirmed = [row.config for row in rows if row.confirmations]
+    assert sorted(map(str, executor.asked)) == sorted(map(str, confirmed * ROUNDS))
+    assert explained.config == first.recommendation.config
+
+
+def test_fresh_measures_again_what_is_known(url):
+    with service_with(url, FakeExecutor()) as service:
+        first = service.tune(REQUEST, ignore)
+    with service_with(url, executor := FakeExecutor()) as service:
+        service.tune(changed(name="again", fresh=True), ignore)
+        rows = service.trials("again")
+    assert all(row.reused_from is None for row in rows)
+    assert len(executor.asked) >= first.spent.trials
+
+
+def test_other_versions_are_measured_anew(url):
+    with service_with(url, FakeExecutor()) as service:
+        service.tune(REQUEST, ignore)
+    with service_with(url, FakeExecutor(protocol=PROTOCOL_VERSION + 1)) as service:
+        service.tune(changed(name="again"), ignore)
+        assert all(row.reused_from is None for row in service.trials("again"))
+
+
+def test_every_configuration_is_probed_as_often_as_is_asked(url, tmp_path):
+    asked = changed(sampler="exhaustive", repeats=2, trials=100)
+    with service_with(url, executor := FakeExecutor()) as service:
+        service.tune(asked, ignore)
+        rows = service.trials("job")
+        service.write_table("job", tmp_path / "table.json")
+        with pytest.raises(BadInput, match="--table"):
+            service.write_table("job", tmp_path / "nowhere" / "table.json")
+    table = Table.parse((tmp_path / "table.json").read_bytes())
+    assert len(table.rows) == len(rows)
+    for row in table.rows:
+        assert len(row.tokens_per_second) == len(row.seconds) == len(row.step_s) >= 2
+        assert executor.asked.count(row.config) == len(row.seconds)
+    assert table.job.shape["num_layers"] > 0
+
+
+def test_an_explanation_says_what_each_choice_would_cost(url):
+    with service_with(url, FakeExecutor()) as service:
+        answer = service.tune(REQUEST, ignore)
+        found = service.explain("job")
+        with pytest.raises(NoSuchJob):
+            service.explain("other")
+    assert [knob.field for knob in found.knobs] == list(REQUEST.settings)
+    sizes, precision, *_ = found.knobs
+    assert (sizes.value, [step.value for step in sizes.steps]) == (4, [3])  # there is none larger
+    assert precision.steps[0].speed_change < -0.3  # fp32 takes twice as long
+    for knob in found.knobs:
+        for step in knob.steps:
+            assert step.source in ("measured", "forecast")
+            assert (step.speed_change is None) == (step.tokens_per_second is None)
+    assert sum(found.bounds.seconds.values()) == pytest.approx(
+        answer.recommendation.config.tokens_per_step(2) / found.tokens_per_second.median
+    )
+    assert found.cost.seconds == answer.spent.seconds
+    gain = answer.recommendation.speedup.median
+    if gain > 1:
+        assert found.cost.pays_after_hours == pytest.approx(answer.spent.seconds / 3600 / (gain - 1))
+
+
+def test_what_does_not_fit_says_so_in_an_explanation(url):
+    """Four sequences are the most that the ceiling allows, and five would be faster."""
+    sizes = {**REQUEST.settings, "micro_batch_size": (1, 2, 3, 4, 5, 6)}
+    with service_with(url, _out_of_memory_from(5)) as service:
+        service.tune(changed(settings=sizes, trials=100, stop_below=0.0), ignore)
+        found = service.explain("job")
+    assert found.bounds.bound == "memory"
+    assert "micro_batch_size=5" in found.bounds.reason
+    larger = found.knobs[0].steps[-1]
+    assert (larger.value, larger.fits) == (5, False)
+
+
+def _out_of_memory_from(size: int) -> FakeExecutor:
+    return FakeExecutor(
+        lambda config, n: Outcome.OUT_OF_MEMORY if config.micro_batch_size >= size else Outcome.MEASURED
+    )
+
+
+def test_a_trial_races_against_the_best_and_a_confirmation_against_nobody(url):
+    plans = {}
+
+    class Watching(FakeExecutor):
+        def submit(self, request):
+            plans[request.probe_id] = request.measurement
+            return super().submit(request)
+
+    with service_with(url, Watching()) as service:
+        service.tune(changed(trials=4, probe_seconds=2.0), ignore)
+    assert plans["0.0"].step_to_beat_s is None  # the baseline is measured to its end
+    assert plans["2.0"].step_to_beat_s is not None
+    confirming = [plan for probe_id, plan in plans.items() if not probe_id.endswith(".0")]
+    assert confirming
+    for plan in confirming:
+        assert plan.step_to_beat_s is None
+        assert plan.min_steps > plans["0.0"].min_steps
+        assert plan.max_measure_s == 3.0

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 
 from trials.contract.messages import MeasurementPlan
+from trials.contract.outcome import Outcome
 from trials.contract.statistics import median_interval, relative_half_width
 from trials.data import TokenBatches
 from trials.devices import Device
@@ -19,6 +20,12 @@ SETTLED = 0.10
 MAX_SKIPPED_STEPS = 25
 """Steps a loss scaler may throw away before its infinite gradient norms count as non-finite: from
 2^16 down to 1 takes 16."""
+
+
+FAR_BEYOND = 1.1
+"""Times the step to beat: more than a step's own noise makes of it."""
+LEAST_TO_OUTPACE = 2
+"""Steps before a configuration is given up."""
 
 
 class NonFinite(ArithmeticError):
@@ -90,23 +97,42 @@ class Stepper:
 
 
 def warm_up(stepper: Stepper, plan: MeasurementPlan) -> None:
-    """Step until optimizer states exist and two consecutive steps take about as long."""
+    """Step until optimizer states exist and two consecutive steps take about as long, or far too long."""
     previous = math.inf
     for count in range(1, plan.max_warm_up_steps + 1):
         seconds = stepper.step()
-        if count >= plan.min_warm_up_steps and abs(seconds - previous) <= SETTLED * previous:
+        settled = abs(seconds - previous) <= SETTLED * previous
+        if count >= plan.min_warm_up_steps and (settled or is_outpaced([previous, seconds], plan)):
             return
         previous = seconds
 
 
-def measure(stepper: Stepper, plan: MeasurementPlan, on_step: Callable[[int], None]) -> None:
-    """Step until the median's interval is narrow enough, or a budget of the plan ends."""
+def measure(stepper: Stepper, plan: MeasurementPlan, on_step: Callable[[int], None]) -> Outcome:
+    """Step until the median's interval is narrow enough, a budget of the plan ends, or there is nothing to
+    win; return whether it was measured or outpaced.
+    """
     steps = stepper.measurement.step_s
     while len(steps) < plan.max_steps:
         steps.append(stepper.step())
         on_step(len(steps))
+        if is_outpaced(steps, plan):
+            return Outcome.OUTPACED
         if len(steps) >= plan.least_steps and sum(steps) >= plan.max_measure_s:
-            return
+            break
         narrow = relative_half_width(median_interval(steps)) <= plan.relative_half_width
         if len(steps) >= plan.min_steps and narrow:
-            return
+            break
+    return Outcome.MEASURED
+
+
+def is_outpaced(steps: Sequence[float], plan: MeasurementPlan) -> bool:
+    """Whether a configuration with such steps can no longer be the best.
+
+    When even the fastest of them is far beyond the step to beat or, from enough steps on, the whole interval
+    of their median is beyond it.
+    """
+    if plan.step_to_beat_s is None or len(steps) < LEAST_TO_OUTPACE:
+        return False
+    if min(steps) > plan.step_to_beat_s * FAR_BEYOND:
+        return True
+    return len(steps) >= plan.min_steps and median_interval(steps).low > plan.step_to_beat_s

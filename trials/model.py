@@ -97,7 +97,7 @@ def load_factory(spec: ModelSpec) -> Callable[[], object]:
     module_name, _, attribute = spec.factory.partition(":")
     factory: Callable[[], object] | None = getattr(importlib.import_module(module_name), attribute, None)
     if not callable(factory):
-        raise ModelUnusable(f"{module_name} has no callable {attribute!r}")
+        raise ModelUnusable(f"{spec.factory}: {module_name} has no callable {attribute!r}")
     return factory
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from trials.ceiling import CHECK_S, CeilingReached, resident_bytes
 from trials.contract.messages import MemoryPeaks, NodeShare, RankReport
-from trials.contract.outcome import Outcome, Phase
+from trials.contract.outcome import VERDICTS, Outcome, Phase
 from trials.processes import die_with_parent, end_descendants, go_first_when_memory_ends
 
 GRACE_S = 3.0
@@ -63,7 +63,7 @@ def run_ranks(
             ended = [r for r in running if r.pidfd in ready and _reap(r)]
             if watched_ceiling is not None:
                 ended += _end_beyond(watched_ceiling, running)
-            if any(_report(r).outcome != Outcome.MEASURED for r in ended):
+            if any(not VERDICTS[_report(r).outcome].has_speed for r in ended):
                 give_up = min(give_up, time.monotonic() + GRACE_S)
             if control in ready:
                 _end(running, Outcome.INTERRUPTED, "cancelled")

@@ -2,31 +2,28 @@
 
 import json
 import os
-import platform
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from trials.ceiling import CeilingReached
 from trials.contract.capabilities import ENGINE_OF_SHARDING, refusal
-from trials.contract.constants import PROTOCOL_VERSION
 from trials.contract.environment import threads_per_rank
 from trials.contract.message import Message
-from trials.contract.messages import NodeShare, ProbeRequest, RankReport, Versions
+from trials.contract.messages import MeasurementPlan, NodeShare, ProbeRequest, RankReport
 from trials.contract.outcome import Outcome, Phase
 from trials.data import TokenBatches
 from trials.devices import Device, open_device
 from trials.engines import Engine, EngineRefusal, Setting, build_engine
 from trials.failures import lost_peer, outcome_of, reason_of
-from trials.measure import Stepper, measure, warm_up
+from trials.measure import Measurement, Stepper, measure, warm_up
 from trials.threads import use_threads
+from trials.versions import versions_of
 
 
 class Journal:
@@ -99,7 +96,7 @@ class _RankProbe:
         if request.ceiling_bytes is not None:
             device.enforce_ceiling(request.ceiling_bytes)
         with _process_group(self._share, self._rank, local_rank, device):
-            journal.enter(Phase.BUILD, versions=_versions(device, request))
+            journal.enter(Phase.BUILD, versions=versions_of(device, request.device))
             engine = self._engine = build_engine(_setting(request, device))
             batches = TokenBatches(
                 request.config,
@@ -121,11 +118,12 @@ class _RankProbe:
             self._check_ceiling(device)
 
             journal.enter(Phase.MEASURE)
-            measure(stepper, request.measurement, journal.step)
+            outcome = measure(stepper, request.measurement, journal.step)
             self._check_ceiling(device)
             self._throttled = device.throttled()
             journal.enter(Phase.DONE)
-            return self.report(Outcome.MEASURED)
+            why = _why_outpaced(stepper.measurement, request.measurement)
+            return self.report(outcome, reason=why if outcome == Outcome.OUTPACED else None)
 
     def _check_ceiling(self, device: Device) -> None:
         """Hold the peak against the ceiling, which counts more than what an allocator can refuse."""
@@ -133,13 +131,15 @@ class _RankProbe:
         if ceiling_bytes is not None and (held := device.peaks().device_bytes) > ceiling_bytes:
             raise CeilingReached(held, ceiling_bytes)
 
-    def report(self, outcome: Outcome, error: BaseException | None = None) -> RankReport:
+    def report(
+        self, outcome: Outcome, error: BaseException | None = None, reason: str | None = None
+    ) -> RankReport:
         measurement = self._stepper.measurement if self._stepper else None
         return RankReport(
             rank=self._rank,
             outcome=outcome,
             phase=self._journal.phase,
-            reason=reason_of(error) if error else None,
+            reason=reason_of(error) if error else reason,
             lost_peer=lost_peer(error) if error else False,
             detail="".join(traceback.format_exception(error))[-4000:] if error else None,
             memory=self._device.peaks() if self._device else None,
@@ -148,10 +148,15 @@ class _RankProbe:
             gradient_norms=tuple(measurement.gradient_norms) if measurement else (),
             num_parameters=self._engine.num_parameters if self._engine else None,
             constants=self._engine.constants if self._engine else None,
-            versions=_versions(self._device, self._request) if self._device else None,
+            versions=versions_of(self._device, self._request.device) if self._device else None,
             phase_s=self._journal.phase_s,
             throttled=self._throttled,
         )
+
+
+def _why_outpaced(measurement: Measurement, plan: MeasurementPlan) -> str:
+    fastest, to_beat = min(measurement.step_s), plan.step_to_beat_s or 0.0
+    return f"its fastest step took {fastest:.3g} s, one of the best so far takes {to_beat:.3g} s"
 
 
 def _setting(request: ProbeRequest, device: Device) -> Setting:
@@ -190,23 +195,3 @@ def _process_group(share: NodeShare, rank: int, local_rank: int, device: Device)
     yield
     # No destroy_process_group: the process ends here, and NCCL's and DeepSpeed's teardown can hang or
     # abort after the work is done.
-
-
-def _versions(device: Device, request: ProbeRequest) -> Versions:
-    return Versions(
-        device_name=device.name,
-        driver=device.driver,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        transformers=version("transformers"),
-        deepspeed=_installed("deepspeed"),
-        nccl=".".join(map(str, torch.cuda.nccl.version())) if request.device == "cuda" else None,
-        protocol=PROTOCOL_VERSION,
-    )
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -183,15 +183,56 @@ def tune(
     ] = None,
     global_batch_size: GlobalBatchSize = None,
     global_batch_tolerance: GlobalBatchTolerance = "10%",
+    min_speed: Annotated[
+        str,
+        typer.Option(
+            help="Where several lengths are searched: recommend the longest whose tokens/s reach this share "
+            "of the fastest length's; 0, the longest that fits.",
+            metavar="SHARE",
+        ),
+    ] = "0",
     trials: Annotated[int, typer.Option(help="At most so many trials.", min=1, metavar="N")] = 24,
     minutes: Annotated[
         float | None, typer.Option(help="No trial begins after so many minutes.", metavar="M")
     ] = None,
     sampler: Annotated[
         str,
-        typer.Option(help="Who proposes: forecast_order, tpe, gp, random, exhaustive.", metavar="NAME"),
-    ] = "forecast_order",
+        typer.Option(
+            help="Who proposes: cost_model (the forecast, corrected by every probe), forecast_order, tpe, "
+            "gp, random, exhaustive.",
+            metavar="NAME",
+        ),
+    ] = "cost_model",
+    stop_below: Annotated[
+        str,
+        typer.Option(
+            help="Stop when no candidate is expected to beat the best by more; 0 spends the whole budget.",
+            metavar="SHARE",
+        ),
+    ] = "1%",
     seed: Annotated[int, typer.Option(help="Of sampler and weights.", min=0, metavar="N")] = 0,
+    probe_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Seconds of steps that a probe measures at most, unless its interval is narrow before.",
+            metavar="S",
+        ),
+    ] = 10.0,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            help="Probes of each configuration, one round after the other; 2 and more make a table "
+            "(`autotune trials NAME --table FILE`) whose rows tell their own noise.",
+            min=1,
+            metavar="N",
+        ),
+    ] = 1,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Measure again what earlier jobs in the database have measured already."
+        ),
+    ] = False,
     executor: Annotated[
         Literal["ray", "local"],
         typer.Option(help="Where probes run: on Ray workers, or on this machine without Ray."),
@@ -220,10 +261,15 @@ def tune(
         baseline=options.baseline(baseline),
         global_batch_size=global_batch_size,
         global_batch_tolerance=parse_share(global_batch_tolerance, "--global-batch-tolerance"),
+        min_speed=parse_share(min_speed, "--min-speed"),
         trials=trials,
         minutes=minutes,
         sampler=sampler,
+        stop_below=parse_share(stop_below, "--stop-below"),
         seed=seed,
+        probe_seconds=probe_seconds,
+        repeats=repeats,
+        fresh=fresh,
         executor=executor,
         ray_address=ray_address or options.environment().ray_address,
     )
@@ -263,11 +309,33 @@ def show_command(name: Name, storage: Storage = None, as_json: Json = False) -> 
         show_answer(service, service.answer(name), as_json)
 
 
+@app.command(name="explain")
+def explain_command(name: Name, storage: Storage = None, as_json: Json = False) -> None:
+    """Say why a job's recommendation is what it is: what bounds it, and what each other choice would cost."""
+    with options.service(storage) as service:
+        found = service.explain(name)
+        show(found.to_dict(), lambda terminal: terminal.job_explanation_view(found), as_json)
+
+
 @app.command(name="trials")
-def trials_command(name: Name, storage: Storage = None, as_json: Json = False) -> None:
+def trials_command(
+    name: Name,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write every probe of every trial to this JSON file, for searches to be replayed on "
+            "(docs/tables.md).",
+            metavar="FILE",
+        ),
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
     """List every trial of a job with what became of it and why."""
     with options.service(storage) as service:
         rows = service.trials(name)
+        if table is not None:
+            service.write_table(name, table)
         data = {"trials": [row.model_dump(mode="json") for row in rows]}
         show(data, lambda terminal: terminal.trials_view(rows), as_json)
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from autotune.errors import ExecutionUnavailable
-from trials.contract.messages import DeviceKind, ProbeRequest, ProbeResult, failure
+from trials.contract.messages import DeviceKind, ProbeRequest, ProbeResult, Versions, failure
 from trials.contract.outcome import Outcome
 
 
@@ -40,6 +40,9 @@ class Executor(Protocol):
     def num_slots(self) -> int:
         """Probes that can run at once; more wait for their turn."""
 
+    def versions(self) -> Versions | None:
+        """What a probe would be measured with, told without one; None where nothing can tell."""
+
     def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
         """Raises ExecutionUnavailable when the executor has been closed."""
 
@@ -60,6 +63,9 @@ class Lane(Protocol):
     """Devices for one probe at a time, kept warm from probe to probe."""
 
     def run(self, request: ProbeRequest) -> ProbeResult: ...
+
+    def versions(self) -> Versions | None:
+        """Of its devices; called while nothing runs there."""
 
     def cancel(self, probe_id: str) -> None:
         """End this probe, which `run` has got, or gets or got just now; called from another thread."""
@@ -85,6 +91,9 @@ class LaneExecutor:
     @property
     def num_slots(self) -> int:
         return len(self._lanes)
+
+    def versions(self) -> Versions | None:
+        return self._lanes[0].versions()
 
     def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
         future: Future[ProbeResult] = Future()

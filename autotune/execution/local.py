@@ -7,7 +7,7 @@ from autotune.errors import NotHere
 from autotune.execution.executor import LaneExecutor, Layout
 from autotune.execution.supervisor import Supervisor, SupervisorLost, interrupted
 from trials.contract.merge import merge
-from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult
+from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, Versions
 from trials.contract.rendezvous import free_port
 
 
@@ -25,6 +25,9 @@ class LocalLane:
         except SupervisorLost as error:
             reports = interrupted(share, str(error))
         return merge(request, reports, time.monotonic() - started)
+
+    def versions(self) -> Versions | None:
+        return self.supervisor.versions()
 
     def cancel(self, probe_id: str) -> None:
         self.supervisor.cancel(probe_id)

@@ -25,8 +25,8 @@ from autotune.execution.ray_head import RayHead
 from autotune.execution.shipping import MAX_BYTES, Files, python_files
 from autotune.execution.supervisor import CLOSED, Supervisor, SupervisorLost, interrupted
 from trials.contract.merge import merge
-from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, RankReport
-from trials.contract.outcome import Outcome
+from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, RankReport, Versions
+from trials.contract.outcome import VERDICTS, Outcome
 from trials.contract.rendezvous import free_port
 
 PLACEMENT_TIMEOUT_S = 60.0
@@ -37,6 +37,8 @@ CLOSE_TIMEOUT_S = 20.0
 CONNECT_TIMEOUT_S = 5.0
 LEAVE_SUPERVISORS_ALONE = {"RAY_kill_child_processes_on_worker_exit": "0"}
 """Ray would kill a supervisor with its worker, before it could clear away what it watches over."""
+ASKING = "versions"
+"""In place of a probe's name, where none is to be run."""
 CREATION_FAILED = "creation task"
 """In Ray's words for an actor that never came up, as against one that was lost; both are ActorDiedError."""
 
@@ -68,6 +70,10 @@ class NodeWorker:
             if files == python_files(Path(folder)):
                 files = None
         return [report.to_json() for report in self._supervisor.run(share, files)]
+
+    def versions(self) -> str | None:
+        told = self._supervisor.versions()
+        return None if told is None else told.to_json()
 
     def cancel(self, probe_id: str) -> None:
         self._supervisor.cancel(probe_id)
@@ -101,6 +107,14 @@ class RayLane:
         started = time.monotonic()
         reports = self._reports(request)
         return merge(request, reports, time.monotonic() - started)
+
+    def versions(self) -> Versions | None:
+        try:
+            told = ray.get(self._open(ASKING)[0].versions.remote())
+        except (RayError, ExecutionUnavailable, _GivenUp):  # the first probe meets it again, and reports it
+            self._discard()
+            return None
+        return None if told is None else Versions.parse(told)
 
     def cancel(self, probe_id: str) -> None:
         with self._lock:
@@ -159,7 +173,7 @@ class RayLane:
                 lost = True
                 of_node = interrupted(share, self._why_lost(error))
             reports += of_node
-            if running and any(report.outcome != Outcome.MEASURED for report in of_node):
+            if running and any(not VERDICTS[report.outcome].has_speed for report in of_node):
                 # The other nodes' ranks would wait for these until the deadline.
                 self.cancel(request.probe_id)
         if lost:

@@ -20,7 +20,8 @@ import psutil
 from autotune.errors import ExecutionUnavailable
 from autotune.execution.environment import FOLDER_VARIABLE, probe_environment
 from autotune.execution.shipping import Files, placed
-from trials.contract.messages import DeviceKind, NodeShare, RankReport
+from autotune.execution.versions import versions_here
+from trials.contract.messages import DeviceKind, NodeShare, RankReport, Versions
 from trials.contract.outcome import Outcome, Phase
 
 PREPARATION_S = 600.0
@@ -87,6 +88,10 @@ class Supervisor:
         self._answered = True
         return [RankReport.model_validate(report) for report in json.loads(answer)]
 
+    def versions(self) -> Versions | None:
+        """What its probes are measured with; None where nothing can tell."""
+        return versions_here(self._device, self._visible())
+
     def cancel(self, probe_id: str) -> None:
         """End this probe, which runs or is about to, as interrupted; the zygote stays."""
         with self._lock:
@@ -113,9 +118,8 @@ class Supervisor:
     def _start(self) -> subprocess.Popen[bytes]:
         with _or_unavailable("a probe's supervisor cannot be started"):
             self._folder = Path(tempfile.mkdtemp(prefix="autotune-"))
-            environment = probe_environment(os.environ, self._device) | {FOLDER_VARIABLE: str(self._folder)}
-            if self._visible_gpus is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = self._visible_gpus
+            environment = probe_environment(os.environ, self._device) | self._visible()
+            environment[FOLDER_VARIABLE] = str(self._folder)
             module = ["-P", "-m", "trials.supervisor", self._device, str(os.getpid()), str(self._folder)]
             self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by _end
             return subprocess.Popen(
@@ -127,6 +131,9 @@ class Supervisor:
                 env=environment,
                 start_new_session=True,
             )
+
+    def _visible(self) -> dict[str, str]:
+        return {} if self._visible_gpus is None else {"CUDA_VISIBLE_DEVICES": self._visible_gpus}
 
     def _scratch_folder(self) -> Path:
         """A new folder for one probe."""

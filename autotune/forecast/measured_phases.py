@@ -81,7 +81,7 @@ def measured_phases(
                 np.where(
                     appear > 0,
                     appear * (held.trainable_unit * (stage.layers - 1) + head),
-                    state.gradients,
+                    phases.sharded_gradients(case, held, state),
                 )
                 + loose.in_first_layer,
                 waiting + one_layer,

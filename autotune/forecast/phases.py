@@ -47,6 +47,7 @@ def phases(
     head = np.where(case.is_lora, 0.0, held.vocabulary * stage.has_loss)
     appear = ~(persist | shards_gradients(case)) * case.bytes.gradients
     but_first_layer = appear * (held.trainable_unit * (stage.layers - 1) + head)
+    sharded, coming_unit = sharded_gradients(case, held, state), _coming(case, held.trainable_unit)
     waits = waiting_head(case, head)
     loose = loose_gradients(case, stage, held, head)
 
@@ -126,7 +127,7 @@ def phases(
         (
             StepPhase.LAYERS,
             Phase(
-                np.where(appear > 0, but_first_layer, state.gradients) + waits + loose.in_first_layer,
+                np.where(appear > 0, but_first_layer, sharded - coming_unit) + waits + loose.in_first_layer,
                 waiting + one_layer + masks + recomputed,
                 layer + shared.in_layer + buffers,
             ),
@@ -147,13 +148,11 @@ def after_layers(
 ) -> tuple[tuple[StepPhase, Phase], ...]:
     """The moments when no layer is left to go backward."""
     twice = ~case.is_fsdp & (gradients_persist(case) | case.is_zero | case.shape.tied_embeddings)
-    # FSDP shards the root's gradients last of all.
-    to_come = case.is_fsdp & ~gradients_persist(case)
-    before = state.gradients - to_come * case.bytes.gradients * held.trainable_root / case.shards
+    before = sharded_gradients(case, held, state)
     return (
         (
             StepPhase.EMBEDDING,
-            Phase(state.gradients, waiting, acts.stream + shared.after_layers + buffers),
+            Phase(before, waiting, acts.stream + shared.after_layers + buffers),
         ),
         (
             StepPhase.EMBEDDING,
@@ -170,6 +169,17 @@ def after_layers(
             Phase(state.gradients, np.zeros(1), _step_temporary(case, held) + standing_bucket(case)),
         ),
     )
+
+
+def sharded_gradients(case: Case, held: Parameters, state: States) -> Floats:
+    """Those that are there before the root's, which FSDP shards last of all."""
+    return state.gradients - _coming(case, held.trainable_root)
+
+
+def _coming(case: Case, parameters: Floats) -> Floats:
+    """Bytes of FSDP's shards of gradients that are still to come, where none stand from before."""
+    to_come = case.is_fsdp & ~gradients_persist(case)
+    return to_come * case.bytes.gradients * parameters / case.shards
 
 
 def _tied_sum(case: Case, held: Parameters) -> Floats:

@@ -10,6 +10,8 @@ likelihood, under log-normal priors. With a handful of probes a general kernel o
 
 Since a factor has few levels however many configurations there are, mean and variance are sums of table
 entries: of a level, and of a pair of levels.
+
+A censored residual is one that is known to be at least so large, as that of a peak that ran out of memory.
 """
 
 import math
@@ -155,6 +157,12 @@ class Factors:
             other_key = other_key * len(mine.levels) + place[other.codes]
         return np.flatnonzero(np.isin(key, other_key[known]))
 
+    def without(self, same: Sequence[bool]) -> "Factors":
+        """Only the factors that are not marked."""
+        return Factors(
+            self.count, tuple(f for f, left_out in zip(self.factors, same, strict=True) if not left_out)
+        )
+
     def select(self, rows: Indices) -> "Factors":
         def chosen(factor: Factor) -> Factor:
             codes = np.broadcast_to(factor.codes, self.count)[rows]
@@ -172,36 +180,75 @@ class Residuals:
 
 
 def posterior(
-    prior: Prior, observed: Factors, residuals: Floats, wanted: Factors, noise: Floats | None = None
+    prior: Prior,
+    observed: Factors,
+    residuals: Floats,
+    wanted: Factors,
+    noise: Floats | None = None,
+    censored: NDArray[np.bool_] | None = None,
 ) -> Residuals:
     """What `residuals` of the `observed` configurations say of the `wanted` ones.
 
-    `noise`: standard deviation of each observation, shape (len(observed),). Without observations the prior.
+    `noise`: standard deviation of each observation, shape (len(observed),); `censored`: mask of those that
+    are lower bounds. Without observations the prior.
     """
     if not len(observed):
         wide = math.hypot(prior.common, prior.expected * math.sqrt(NUM_FACTORS + 1))
         return Residuals(np.zeros(len(wanted)), np.full(len(wanted), wide))
     variance = np.full(len(observed), prior.noise) ** 2 if noise is None else noise**2
-    among = observed.summed(observed.likeness(observed))
+    observed, wanted, num_same = _differing(observed, wanted)
+    among = observed.summed(observed.likeness(observed)) + num_same
     same = observed.same(observed).astype(np.float64)
-    fitted = sorted(
-        (
-            _Fit.of(prior, level, own, among, same, residuals, variance)
-            for level, own in product(prior.levels, prior.own)
-        ),
-        key=lambda fit: -fit.evidence,
-    )[:BEST_OF_GRID]
+    if censored is not None and censored.any():
+        # SciPy takes as long to import as a plan takes, which has no use for it.
+        from autotune.forecast.censored import uncensored
+
+        level, own = _likeliest(prior, among, same, residuals, variance, ~censored)
+        covariance = prior.common**2 + level**2 * among + own**2 * same
+        residuals, variance = uncensored(covariance, residuals, variance, censored)
+    fitted = _fits(prior, among, same, residuals, variance)
     weights = np.exp([fit.evidence - fitted[0].evidence for fit in fitted])
     weights /= weights.sum()
     likeness = wanted.likeness(observed)
     measured = wanted.among(observed)
-    predicted = [fit.predict(observed, wanted, likeness, measured) for fit in fitted]
+    predicted = [fit.predict(observed, wanted, likeness, measured, num_same) for fit in fitted]
     mean = sum(weight * one.mean for weight, one in zip(weights, predicted, strict=True))
     spread = sum(
         weight * (one.deviation**2 + (one.mean - mean) ** 2)
         for weight, one in zip(weights, predicted, strict=True)
     )
     return Residuals(np.asarray(mean), np.sqrt(spread))
+
+
+def _differing(observed: Factors, wanted: Factors) -> tuple[Factors, Factors, int]:
+    """Both without the factors in which no two rows differ, and how many those are."""
+    same = [
+        len(mine.levels) == 1 and np.array_equal(mine.levels, other.levels)
+        for mine, other in zip(observed.factors, wanted.factors, strict=True)
+    ]
+    if all(same):
+        same[0] = False
+    return observed.without(same), wanted.without(same), sum(same)
+
+
+def _likeliest(
+    prior: Prior, among: Floats, same: Floats, residuals: Floats, variance: Floats, known: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """s_m and τ by the observations that are `known`."""
+    if not known.any():
+        return prior.expected, prior.expected
+    pairs = np.ix_(known, known)
+    best = _fits(prior, among[pairs], same[pairs], residuals[known], variance[known])[0]
+    return best.level, best.own
+
+
+def _fits(prior: Prior, among: Floats, same: Floats, residuals: Floats, variance: Floats) -> list["_Fit"]:
+    """The best of the grid, best first."""
+    grid = (
+        _Fit.of(prior, level, own, among, same, residuals, variance)
+        for level, own in product(prior.levels, prior.own)
+    )
+    return sorted(grid, key=lambda fit: -fit.evidence)[:BEST_OF_GRID]
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,10 +285,13 @@ class _Fit:
         )
         return cls(prior, level, own, root, np.linalg.solve(root.T, half), float(likelihood + beliefs))
 
-    def predict(self, observed: Factors, wanted: Factors, likeness: Floats, measured: Indices) -> Residuals:
+    def predict(
+        self, observed: Factors, wanted: Factors, likeness: Floats, measured: Indices, num_same: int
+    ) -> Residuals:
         """`likeness` of the levels of `wanted` to the observations; `measured` are its rows among them."""
-        # The common term is shared out among the factors, of which each row has one level.
-        table = self.level**2 * likeness + self.prior.common**2 / NUM_FACTORS
+        # What is common to all is shared out among the factors, of which each row has one level.
+        common = self.prior.common**2 + self.level**2 * num_same
+        table = self.level**2 * likeness + common / len(wanted.factors)
         mean = wanted.summed(table @ self.solved)
         half = np.linalg.solve(self.root, table.T)
         explained = _quadratic(wanted, half.T @ half)
@@ -249,7 +299,8 @@ class _Fit:
             rows = wanted.select(measured)
             covariance = rows.summed(table) + self.own**2 * rows.same(observed)
             mean[measured] = covariance @ self.solved
-            explained[measured] = (np.linalg.solve(self.root, covariance.T) ** 2).sum(axis=0)
+            half = np.linalg.solve(self.root, covariance.T)
+            explained[measured] = (half**2).sum(axis=0)
         whole = self.prior.common**2 + self.level**2 * NUM_FACTORS + self.own**2
         return Residuals(mean, np.sqrt(np.maximum(whole - explained, 1e-12)))
 

@@ -10,7 +10,7 @@ from autotune.jobs import Job
 from autotune.report.answer import Answer, Baseline, Evidence, Recommendation, Row, Spent
 from autotune.search.candidates import Candidates
 from autotune.search.ceilings import FORECAST_MARGIN, PEAK_MARGIN, enough_for, in_words, ways_out
-from autotune.search.confirmation import Contender, headline, is_tie, ranked, speedup
+from autotune.search.confirmation import Contender, by_length, headline, is_tie, speedup
 from autotune.search.history import TrialRecord
 from autotune.search.problem import Premises
 from trials.contract.outcome import VERDICTS, Outcome
@@ -32,7 +32,7 @@ class Facts:
 
 def answer(facts: Facts) -> Answer:
     """The recommendation, what comes next, and what it cost to find out."""
-    leaders = headline(facts.contenders)
+    leaders = headline(facts.contenders, facts.job.spec.min_speed)
     winner = leaders[0] if leaders else None
     spec = facts.job.spec
     ended = Counter(trial.outcome for trial in facts.trials)
@@ -143,10 +143,8 @@ def _in_words(outcome: Outcome | None, reason: str | None) -> str:
 
 
 def _by_length(facts: Facts) -> tuple[Row, ...]:
-    best: dict[int, Contender] = {}
-    for contender in ranked(facts.contenders):
-        best.setdefault(contender.config.sequence_length, contender)
-    return tuple(_row(facts, best[length]) for length in sorted(best)) if len(best) > 1 else ()
+    lengths = by_length(facts.contenders)
+    return tuple(_row(facts, best[0]) for best in lengths.values()) if len(lengths) > 1 else ()
 
 
 def _row(facts: Facts, contender: Contender) -> Row:

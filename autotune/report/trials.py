@@ -20,6 +20,8 @@ class TrialRow(Message):
     peak_bytes: int | None
     reason: str | None
     seconds: float
+    reused_from: str | None
+    """The job that measured it, where this one did not have to."""
     confirmations: int
     """Further probes of it that are committed."""
 
@@ -37,6 +39,7 @@ def trial_rows(trials: Sequence[TrialRecord], measurements: Sequence[Measurement
             peak_bytes=trial.peak_bytes,
             reason=trial.reason,
             seconds=trial.seconds,
+            reused_from=trial.reused_from,
             confirmations=repeats.count(trial.number),
         )
         for trial in trials

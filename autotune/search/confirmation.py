@@ -13,6 +13,8 @@ ROUNDS = 3
 """Confirmations of each contender; interleaved, so that a machine that drifts drifts for all of them."""
 CONTENDERS = 2
 """Leading configurations that must be confirmed, besides the baseline."""
+NEGLIGIBLE = 0.02
+"""Share of speed given up for memory to spare, where the probes do not tell two configurations apart."""
 MAX_FAILURES = 3
 """Confirmations of one contender that may crash before it stays unconfirmed."""
 
@@ -111,32 +113,63 @@ def ranked(contenders: Iterable[Contender]) -> list[Contender]:
     )
 
 
-def headline(contenders: Iterable[Contender]) -> list[Contender]:
-    """Those that hold at the longest sequence any of them holds at, best first.
+def best_first(contenders: Iterable[Contender]) -> list[Contender]:
+    """The same for contenders of one length, where of those that tie with the fastest the leanest leads."""
+    found = ranked(contenders)
+    if not found:
+        return found
+    fastest = found[0]
+    level = [c for c in found if c.is_confirmed == fastest.is_confirmed and _is_as_fast(fastest, c)]
+    leanest = min(level, key=lambda c: c.peak_bytes)
+    return [leanest, *(c for c in found if c is not leanest)]
 
-    Tokens/s at different lengths are different products; the longest that fits is what is recommended.
+
+def _is_as_fast(fastest: Contender, other: Contender) -> bool:
+    """Whether nobody would mind the difference, and the probes do not tell it either."""
+    share = other.tokens_per_second.median / fastest.tokens_per_second.median
+    return other is fastest or (share >= 1 - NEGLIGIBLE and is_tie(fastest, other))
+
+
+def by_length(contenders: Iterable[Contender]) -> dict[int, list[Contender]]:
+    """Sequence length → those that hold at it, best first; ascending."""
+    lengths: dict[int, list[Contender]] = {}
+    for contender in ranked(contenders):
+        lengths.setdefault(contender.config.sequence_length, []).append(contender)
+    return {length: best_first(lengths[length]) for length in sorted(lengths)}
+
+
+def headline(contenders: Iterable[Contender], min_speed: float = 0.0) -> list[Contender]:
+    """Those that hold at the longest sequence whose best reaches a share of the fastest of all, best first.
+
+    Tokens/s at different lengths are different products; without a share the longest that fits is what is
+    recommended.
     """
-    holding = ranked(contenders)
-    longest = max((c.config.sequence_length for c in holding), default=0)
-    return [c for c in holding if c.config.sequence_length == longest]
+    lengths = by_length(contenders)
+    enough = min_speed * max((best[0].tokens_per_second.median for best in lengths.values()), default=0.0)
+    reaching = [best for best in lengths.values() if best[0].tokens_per_second.median >= enough]
+    return reaching[-1] if reaching else []
 
 
-def due_for_confirmation(contenders: Sequence[Contender], baseline: Contender | None) -> list[Contender]:
+def due_for_confirmation(
+    contenders: Sequence[Contender], baseline: Contender | None, min_speed: float = 0.0
+) -> list[Contender]:
     """Winner, runner-up and baseline.
 
     The leaders are those of the first probes, whatever their confirmations say, so that each round goes
     through the same ones. Who fails makes room for the next one.
     """
-    leaders = sorted(headline(contenders), key=lambda c: (-c.first.median, c.peak_bytes))
+    leaders = sorted(headline(contenders, min_speed), key=lambda c: (-c.first.median, c.peak_bytes))
     due = leaders[:CONTENDERS]
     if baseline is not None and baseline in leaders and baseline not in due:
         due.append(baseline)
     return due
 
 
-def next_to_confirm(contenders: Sequence[Contender], baseline: Contender | None) -> Contender | None:
+def next_to_confirm(
+    contenders: Sequence[Contender], baseline: Contender | None, min_speed: float = 0.0
+) -> Contender | None:
     """Who is probed next, or None when all that are due are confirmed."""
-    unconfirmed = [c for c in due_for_confirmation(contenders, baseline) if not c.is_done]
+    unconfirmed = [c for c in due_for_confirmation(contenders, baseline, min_speed) if not c.is_done]
     return min(unconfirmed, key=lambda c: len(c.results), default=None)
 
 

@@ -38,6 +38,8 @@ class ProbeEnded:
     outcome: Outcome
     result: ProbeResult
     repeat: int = 0
+    reused_from: str | None = None
+    """The job that measured it, where this one did not have to."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from autotune.forecast.calibration import Calibration, Observation
 from autotune.forecast.forecast import forecast
 from autotune.hardware.inventory import Gpu, Inventory, NodeGroup
+from autotune.jobs import Job
 from autotune.models.shape import ModelShape
 from autotune.storage.repository import Repository
 from search_spaces.columns import Columns
@@ -18,14 +19,16 @@ MOST = 200
 """Measurements that are looked at, the latest: what a posterior takes in without a pause."""
 
 
-def calibration_on(group: NodeGroup, repository: Repository) -> Calibration:
-    """What probes on such devices teach, be it nothing. Raises StorageUnavailable."""
-    return Calibration(tuple(_observations(group, repository)))
+def calibration_on(group: NodeGroup, repository: Repository, besides: Job | None = None) -> Calibration:
+    """What probes on such devices teach, but for those of one job. Raises StorageUnavailable."""
+    return Calibration(tuple(_observations(group, repository, besides)))
 
 
-def _observations(group: NodeGroup, repository: Repository) -> Iterator[Observation]:
+def _observations(group: NodeGroup, repository: Repository, besides: Job | None) -> Iterator[Observation]:
     wanted = _without_memory(group.gpu)
     for job, measurement in repository.measured_on(group.gpu.name, MOST):
+        if besides is not None and job.id == besides.id:
+            continue
         spec, own = job.spec, Inventory.from_dict(job.spec.inventory).group
         versions = measurement.result.versions
         if _without_memory(own.gpu) != wanted or versions is None or versions.protocol != PROTOCOL_VERSION:

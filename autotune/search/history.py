@@ -33,9 +33,15 @@ class TrialRecord:
     """None until it has ended."""
     tokens_per_second: float = 0.0
     """As told to the study: 0 for what did not run to a figure."""
+    spread: float = 0.0
+    """Standard deviation of the logarithm of that figure, as far as its own steps tell."""
     peak_bytes: int | None = None
     reason: str | None = None
     seconds: float = 0.0
+    expected_gain: float | None = None
+    """What the best candidate promised when this trial was asked for, as a share of the best before."""
+    reused_from: str | None = None
+    """The job whose probe it was, where this one's did not have to run."""
 
     @property
     def counts(self) -> bool:

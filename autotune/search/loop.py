@@ -1,7 +1,7 @@
 """The loop of a job: ask, probe, commit, tell; then confirm the leaders."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from statistics import median
@@ -18,11 +18,13 @@ from autotune.search.confirmation import (
 )
 from autotune.search.events import Listener, ProbeEnded, ProbeStarted, Standing
 from autotune.search.history import TrialRecord, TrialState, is_last_crash, to_ask_again
-from autotune.search.stopping import Budget, counted, why_hopeless
-from autotune.search.study import SearchStudy
+from autotune.search.measuring import Measuring, fastest
+from autotune.search.reuse import Known
+from autotune.search.stopping import Budget, counted, has_settled, why_hopeless
+from autotune.search.study import Asked, SearchStudy
 from autotune.storage.records import Measurement
 from trials.contract.config import TrainingConfig
-from trials.contract.messages import ProbeRequest, ProbeResult
+from trials.contract.messages import MeasurementPlan, ProbeRequest, ProbeResult
 from trials.contract.outcome import VERDICTS, Outcome, Phase
 
 HEARTBEAT_S = 5.0
@@ -33,8 +35,9 @@ MAX_CONFIRMATIONS = (CONTENDERS + 2) * ROUNDS
 MAX_RESERVE = 1 / 3
 """Share of the budget's time that may be kept for confirmations: the search has to find what they confirm."""
 
-Commit = Callable[[int, int, TrainingConfig, ProbeResult], None]
-"""Trial, repeat, configuration, result: into the database before the study is told."""
+Commit = Callable[[int, int, TrainingConfig, ProbeResult, str | None], None]
+"""Trial, repeat, configuration, result and, where another job measured it, that one's name: into the database
+before the study is told."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,20 @@ class SearchLoop:
         executor: Executor,
         budget: Budget,
         *,
-        request: Callable[[str, TrainingConfig], ProbeRequest],
+        request: Callable[[str, TrainingConfig, MeasurementPlan], ProbeRequest],
         commit: Commit,
         measured: list[Measurement],
         heartbeat: Callable[[], None],
         listener: Listener,
         seconds_before: float = 0.0,
+        measuring: Measuring | None = None,
+        known: Mapping[TrainingConfig, Known] | None = None,
+        min_speed: float = 0.0,
     ) -> None:
-        """`request` makes the probe request of a configuration; `measured` is what the job has committed
-        so far; `seconds_before` is what its earlier drivers spent.
+        """`request` makes the request of a probe by its name, configuration and plan; `measured` is what the
+        job has committed so far; `seconds_before` is what its earlier drivers spent; `known` is what other
+        jobs measured, in the order in which it is to be taken over; `min_speed` is the share of the fastest
+        length's tokens/s that a length has to reach to be confirmed.
         """
         self._candidates = candidates
         self._baseline = baseline
@@ -75,6 +83,9 @@ class SearchLoop:
         self._heartbeat = heartbeat
         self._listener = listener
         self._seconds_before = seconds_before
+        self._measuring = measuring or Measuring()
+        self._known = known or {}
+        self._min_speed = min_speed
         self._started = time.monotonic()
         self._running: dict[Future[ProbeResult], _Probe] = {}
         self._ended: list[ProbeResult] = []
@@ -82,6 +93,7 @@ class SearchLoop:
         self._results: dict[int, dict[int, ProbeResult]] = {}
         for measurement in measured:
             self._results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
+        self._reused = {m.trial_number: m.reused_from for m in measured if m.reused_from is not None}
 
     def run(self) -> str:
         """Search, then confirm; return in words why the search ended."""
@@ -89,6 +101,7 @@ class SearchLoop:
         self._listener(self.standing())
         reason = self._search()
         if why_hopeless(self._ended) is None:
+            self._repeat()
             self._confirm()
         return reason
 
@@ -107,7 +120,8 @@ class SearchLoop:
         for trial in self._study.trials():
             if trial.state == TrialState.RUNNING:
                 committed = self._results.get(trial.number, {}).get(0)
-                self._tell(trial.number, trial.config, committed or _interrupted(trial.number))
+                reused_from = self._reused.get(trial.number)
+                self._tell(trial.number, trial.config, committed or _interrupted(trial.number), reused_from)
 
     def _search(self) -> str:
         while True:
@@ -119,39 +133,91 @@ class SearchLoop:
     def _fill_slots(self) -> str:
         """Start probes while there is room and reason to; return why no more was started."""
         while len(self._running) < self._executor.num_slots:
-            history = self._study.trials()
-            if hopeless := why_hopeless(self._ended):
-                return hopeless
-            if self._budget.trials_left(history) <= 0:
-                return f"the budget of {counted(self._budget.trials, 'trial')} is spent"
-            if self._seconds() + self._reserved_seconds(history) >= self._budget.seconds:
-                return f"the budget of {counted(self._budget.seconds / 60, 'minute')} is spent"
-            if any(trial.state == TrialState.WAITING for trial in history):
-                asked = self._study.ask_queued()
-            elif not any(trial.config == self._baseline for trial in history):
-                asked = self._study.ask_for(self._baseline)
-            elif again := to_ask_again(history):
-                asked = self._study.ask_for(again[0])
-            elif len(self._study.remaining()):
-                asked = self._study.ask()
+            asked = self._why_enough() or self._ask()
+            if isinstance(asked, str):
+                return asked
+            if asked.config in self._known:
+                self._take_over(asked, self._known[asked.config])
             else:
-                return "every candidate has been probed"
-            self._start(_Probe(asked.number, 0, asked.config))
+                self._start(_Probe(asked.number, 0, asked.config))
         return "all slots are taken"
+
+    def _why_enough(self) -> str | None:
+        """Why no trial may begin any more, be it ever so promising."""
+        history = self._study.trials()
+        if hopeless := why_hopeless(self._ended):
+            return hopeless
+        if self._budget.trials_left(history) <= 0:
+            return f"the budget of {counted(self._budget.trials, 'trial')} is spent"
+        if self._seconds() + self._reserved_seconds(history) >= self._budget.seconds:
+            return f"the budget of {counted(self._budget.seconds / 60, 'minute')} is spent"
+        return None
+
+    def _ask(self) -> Asked | str:
+        """The next trial; or why there is none worth while."""
+        history = self._study.trials()
+        if any(trial.state == TrialState.WAITING for trial in history):
+            return self._study.ask_queued()
+        if (due := self._due(history)) is not None:
+            return self._study.ask_for(due)
+        if not len(self._study.remaining()):
+            return "every candidate has been probed"
+        if has_settled(history, self._study.expected_gain(), self._budget.stop_below):
+            return f"nothing left promises more than {self._budget.stop_below:.3g} of the best"
+        return self._study.ask()
+
+    def _due(self, history: list[TrialRecord]) -> TrainingConfig | None:
+        """What is tried before the sampler has a say: the baseline, what other jobs have measured, and what
+        has to be asked for again.
+        """
+        tried = {trial.config for trial in history}
+        if self._baseline not in tried:
+            return self._baseline
+        untaken = (c for c in self._known if c not in tried and self._candidates.index(c) is not None)
+        return next(untaken, None) or next(iter(to_ask_again(history)), None)
+
+    def _take_over(self, asked: Asked, known: Known) -> None:
+        """Let a trial end with what another job's probe measured."""
+        self._commit(asked.number, 0, asked.config, known.result, known.job)
+        self._results.setdefault(asked.number, {})[0] = known.result
+        self._tell(asked.number, asked.config, known.result, known.job)
+        outcome = known.result.outcome
+        self._listener(ProbeEnded(asked.number, asked.config, outcome, known.result, reused_from=known.job))
+        self._listener(self.standing())
+
+    def _repeat(self) -> None:
+        """Probe every trial with a figure again, round by round, so that a machine's drift is in all rows."""
+        while self._seconds() < self._budget.seconds and why_hopeless(self._ended) is None:
+            due = [c for c in self.contenders() if c.has_speed and len(c.results) < self._measuring.repeats]
+            if not due:
+                return
+            self._again(min(due, key=lambda contender: len(contender.results)))
 
     def _confirm(self) -> None:
         for _ in range(MAX_CONFIRMATIONS):
-            due = next_to_confirm(*self._rivals())
+            due = next_to_confirm(*self._rivals(), self._min_speed)
             if due is None or self._seconds() >= self._budget.seconds:
                 return
-            self._start(_Probe(due.trial, due.next_repeat, due.config))
-            while self._running:
-                self._settle()
+            self._again(due)
+
+    def _again(self, contender: Contender) -> None:
+        self._start(_Probe(contender.trial, contender.next_repeat, contender.config))
+        while self._running:
+            self._settle()
 
     def _start(self, probe: _Probe) -> None:
         self._listener(ProbeStarted(probe.trial, probe.config, probe.repeat))
-        request = self._request(f"{probe.trial}.{probe.repeat}", probe.config)
+        request = self._request(f"{probe.trial}.{probe.repeat}", probe.config, self._plan(probe))
         self._running[self._executor.submit(request)] = probe
+
+    def _plan(self, probe: _Probe) -> MeasurementPlan:
+        if probe.repeat >= self._measuring.repeats:
+            return self._measuring.confirming()
+        if probe.repeat or probe.config == self._baseline:
+            return self._measuring.again()
+        usable_bytes = self._candidates.usable_bytes
+        best = fastest(self._study.trials(), probe.config.sequence_length, usable_bytes)
+        return self._measuring.own(probe.config, best)
 
     def _settle(self) -> None:
         """Wait for probes to end, at most a heartbeat, and record those that did."""
@@ -163,16 +229,19 @@ class SearchLoop:
             result = future.result()
             self._ended.append(result)
             if result.outcome != Outcome.INTERRUPTED:  # which says nothing about the configuration
-                self._commit(probe.trial, probe.repeat, probe.config, result)
+                self._commit(probe.trial, probe.repeat, probe.config, result, None)
                 self._results.setdefault(probe.trial, {})[probe.repeat] = result
             if probe.repeat == 0:
                 self._tell(probe.trial, probe.config, result)
             self._listener(ProbeEnded(probe.trial, probe.config, result.outcome, result, probe.repeat))
             self._listener(self.standing())
 
-    def _tell(self, number: int, config: TrainingConfig, result: ProbeResult) -> None:
+    def _tell(
+        self, number: int, config: TrainingConfig, result: ProbeResult, reused_from: str | None = None
+    ) -> None:
         earlier = [t for t in self._study.trials() if t.config == config and t.number < number]
-        self._study.tell(number, result, is_last=is_last_crash(result.outcome, earlier))
+        is_last = is_last_crash(result.outcome, earlier)
+        self._study.tell(number, result, is_last=is_last, reused_from=reused_from)
 
     def standing(self) -> Standing:
         history = self._study.trials()
@@ -202,7 +271,7 @@ class SearchLoop:
         if not measured:
             return 0.0
         warm = [trial.seconds for trial in measured if trial.number > 0]
-        probes = ROUNDS * len(due_for_confirmation(*self._rivals()))
+        probes = ROUNDS * len(due_for_confirmation(*self._rivals(), self._min_speed))
         needed = probes * median(warm or [trial.seconds for trial in measured])
         return min(needed, self._budget.seconds * MAX_RESERVE)
 

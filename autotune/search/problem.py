@@ -145,7 +145,9 @@ def _own_baseline(
     return baseline
 
 
-def probe_request(problem: Problem, probe_id: str, config: TrainingConfig) -> ProbeRequest:
+def probe_request(
+    problem: Problem, probe_id: str, config: TrainingConfig, plan: MeasurementPlan
+) -> ProbeRequest:
     step_s = float(problem.forecast_of(config).step_s[0])
     layout = problem.layout
     return ProbeRequest(
@@ -158,5 +160,5 @@ def probe_request(problem: Problem, probe_id: str, config: TrainingConfig) -> Pr
         ceiling_bytes=problem.spec.ceiling_bytes,
         deadline_s=min(max(MIN_DEADLINE_S, DEADLINE_STEPS * step_s), MAX_DEADLINE_S),
         seed=problem.spec.seed,
-        measurement=MeasurementPlan(),
+        measurement=plan,
     )

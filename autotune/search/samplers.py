@@ -14,9 +14,10 @@ from optuna.trial import FrozenTrial
 
 from autotune.errors import BadInput
 from autotune.search.candidates import Candidates, Indices
+from autotune.search.cost_model import CostModel, Knowledge
 from autotune.search.encoding import Encoding, Parameter, ParameterValue
 from autotune.search.history import TrialRecord, refusing_engines
-from autotune.search.strategies import Exhaustive, ForecastOrder, Random, Strategy
+from autotune.search.strategies import Choice, Exhaustive, ForecastOrder, Random, Strategy
 from trials.contract.capabilities import ENGINE_OF_SHARDING
 from trials.contract.message import nearest
 
@@ -71,6 +72,10 @@ class CandidateSampler(BaseSampler):
         found = np.flatnonzero((self._codes == row).all(axis=1))
         return int(found[0]) if len(found) else None
 
+    def expected_gain(self, trials: list[FrozenTrial]) -> float | None:
+        """What the best of the remaining candidates promises; None where the sampler expects nothing."""
+        return None
+
     @abstractmethod
     def choose(self, study: Study, trial: FrozenTrial, remaining: Indices) -> int:
         """The one of `remaining` to propose, by its index among all candidates."""
@@ -99,10 +104,20 @@ class StrategySampler(CandidateSampler):
     ) -> None:
         super().__init__(candidates, encoding, history)
         self._strategy = strategy
+        self._considered: tuple[list[TrialRecord], Choice] | None = None
+        """The latest history that the strategy was shown, and what it chose."""
+
+    def expected_gain(self, trials: list[FrozenTrial]) -> float | None:
+        return self._consider(self.history(trials), self.remaining(trials)).expected_gain
 
     def choose(self, study: Study, trial: FrozenTrial, remaining: Indices) -> int:
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        return self._strategy.choose(self.candidates, remaining, self.history(others))
+        return self._consider(self.history(others), remaining).index
+
+    def _consider(self, history: list[TrialRecord], remaining: Indices) -> Choice:
+        if self._considered is None or self._considered[0] != history:
+            self._considered = history, self._strategy.choose(self.candidates, remaining, history)
+        return self._considered[1]
 
 
 class StockSampler(CandidateSampler):
@@ -154,17 +169,18 @@ class StockSampler(CandidateSampler):
         return drawn
 
 
-Maker = Callable[[Candidates, Encoding, int, History], CandidateSampler]
+Maker = Callable[[Candidates, Encoding, int, History, Knowledge], CandidateSampler]
 
 SAMPLERS: Mapping[str, Maker] = MappingProxyType(
     {
-        "forecast_order": lambda c, e, seed, h: StrategySampler(c, e, ForecastOrder(), h),
-        "random": lambda c, e, seed, h: StrategySampler(c, e, Random(seed), h),
-        "exhaustive": lambda c, e, seed, h: StrategySampler(c, e, Exhaustive(), h),
-        "tpe": lambda c, e, seed, h: StockSampler(
+        "cost_model": lambda c, e, seed, h, known: StrategySampler(c, e, CostModel(c, known), h),
+        "forecast_order": lambda c, e, seed, h, known: StrategySampler(c, e, ForecastOrder(), h),
+        "random": lambda c, e, seed, h, known: StrategySampler(c, e, Random(seed), h),
+        "exhaustive": lambda c, e, seed, h, known: StrategySampler(c, e, Exhaustive(), h),
+        "tpe": lambda c, e, seed, h, known: StockSampler(
             c, e, h, optuna.samplers.TPESampler(seed=seed, constant_liar=True), seed
         ),
-        "gp": lambda c, e, seed, h: StockSampler(
+        "gp": lambda c, e, seed, h, known: StockSampler(
             c, e, h, optuna.samplers.GPSampler(seed=seed), seed, snap=True
         ),
     }
@@ -179,7 +195,7 @@ def require_sampler(name: str) -> None:
 
 
 def make_sampler(
-    name: str, candidates: Candidates, encoding: Encoding, seed: int, history: History
+    name: str, candidates: Candidates, encoding: Encoding, seed: int, history: History, knowledge: Knowledge
 ) -> CandidateSampler:
     require_sampler(name)
-    return SAMPLERS[name](candidates, encoding, seed, history)
+    return SAMPLERS[name](candidates, encoding, seed, history, knowledge)

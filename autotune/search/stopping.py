@@ -8,6 +8,8 @@ from autotune.search.history import TrialRecord
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import VERDICTS
 
+LEAST_TRIALS = 8
+"""That a search makes before it may say that nothing is left to find."""
 MAX_FAILURES_IN_A_ROW = 9
 """Probes that end without counting, one after the other: three configurations that crash three times
 each, or three that each of the three engines refuses."""
@@ -21,10 +23,27 @@ class Budget:
     """Trials that count."""
     seconds: float = math.inf
     """Wall time, by all drivers of the job together."""
+    stop_below: float = 0.0
+    """Share of the best so far that a candidate has to promise; 0: the search goes on whatever it does."""
 
     def trials_left(self, history: Sequence[TrialRecord]) -> int:
         """Trials that may still begin, those under way taken off."""
         return self.trials - sum(trial.counts for trial in history)
+
+
+def has_settled(history: Sequence[TrialRecord], expected_gain: float | None, stop_below: float) -> bool:
+    """Whether nothing left promises more than a share of the best so far, and neither did it before the
+    latest trial, for one such promise may be wrong.
+
+    Not before a search has seen enough to know what to doubt. What was taken over from another job was
+    promised there.
+    """
+    spent = [trial for trial in history if trial.counts]
+    if expected_gain is None or not stop_below or len(spent) < LEAST_TRIALS:
+        return False
+    latest = spent[-1]
+    before = 0.0 if latest.reused_from is not None else latest.expected_gain
+    return before is not None and max(before, expected_gain) < stop_below
 
 
 def counted(number: float, noun: str) -> str:

@@ -1,6 +1,7 @@
 """Who is probed next, as pure choices among the candidates that remain."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,16 +15,25 @@ MEMORY_ERROR = 0.10
 """Standard deviation of log(measured / forecast peak) once the common factor is known."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    index: int
+    """Of the candidate."""
+    expected_gain: float | None = None
+    """By what share of the best so far the best of what is left is expected to beat it; None where nothing
+    is expected."""
+
+
 class Strategy(Protocol):
-    def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> int:
+    def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> Choice:
         """One of `remaining`, which are indices of candidates and never empty."""
 
 
 class Exhaustive:
     """Every candidate in the order of the space."""
 
-    def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> int:
-        return int(remaining[0])
+    def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> Choice:
+        return Choice(int(remaining[0]))
 
 
 class Random:
@@ -32,18 +42,18 @@ class Random:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> int:
+    def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> Choice:
         # Seeded by how far the search has come, so that a resumed one goes on as it would have.
-        return int(np.random.default_rng((self._seed, len(history))).choice(remaining))
+        return Choice(int(np.random.default_rng((self._seed, len(history))).choice(remaining)))
 
 
 class ForecastOrder:
     """The largest forecast tokens/s times probability of fitting, memory corrected by what was measured."""
 
-    def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> int:
+    def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> Choice:
         log_peak = np.log(candidates.forecast.device_bytes[remaining]) + _memory_bias(candidates, history)
         fits = ndtr((np.log(candidates.usable_bytes) - log_peak) / MEMORY_ERROR)
-        return int(remaining[np.argmax(candidates.forecast.tokens_per_second[remaining] * fits)])
+        return Choice(int(remaining[np.argmax(candidates.forecast.tokens_per_second[remaining] * fits)]))
 
 
 def _memory_bias(candidates: Candidates, history: Sequence[TrialRecord]) -> float:

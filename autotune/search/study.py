@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial
 from optuna.trial import TrialState as OptunaState
 
 from autotune.search.candidates import Candidates, Indices
+from autotune.search.cost_model import Knowledge
 from autotune.search.encoding import Encoding
 from autotune.search.history import TrialRecord, TrialState
 from autotune.search.samplers import distributions, make_sampler, require_sampler
@@ -24,6 +25,8 @@ from trials.contract.messages import ProbeResult
 from trials.contract.outcome import VERDICTS, Outcome
 
 CONFIG, OUTCOME, REASON, PEAK, SECONDS = "config", "outcome", "reason", "peak_bytes", "seconds"
+INTERVAL, EXPECTED_GAIN = "tokens_per_second_interval", "expected_gain"
+REUSED_FROM = "reused_from"
 """User attributes of a trial; the dashboard and its CSV show them."""
 DIMENSIONS = "dimensions"
 """User attribute of a study: its encoding. Optuna takes no other distribution than a study's first, while
@@ -60,6 +63,7 @@ class SearchStudy:
         baseline: TrainingConfig,
         sampler: str,
         seed: int,
+        knowledge: Knowledge | None = None,
     ) -> None:
         """Create the study `name`, or take up the one there is.
 
@@ -78,7 +82,9 @@ class SearchStudy:
         self._encoding = Encoding.from_dict(self._study.user_attrs[DIMENSIONS])
         self._space = distributions(self._encoding)
         self._candidates = candidates.select(self._encoding.admits(candidates.columns))
-        self._sampler = make_sampler(sampler, self._candidates, self._encoding, seed, _records)
+        self._sampler = make_sampler(
+            sampler, self._candidates, self._encoding, seed, _records, knowledge or Knowledge()
+        )
         self._study.sampler = self._sampler
 
     def trials(self) -> list[TrialRecord]:
@@ -95,9 +101,20 @@ class SearchStudy:
         """Candidates that no trial has had yet."""
         return self._sampler.remaining(self._study.get_trials(deepcopy=False))
 
+    def expected_gain(self) -> float | None:
+        """What the best of them promises, as a share of the best so far; None where nobody expects anything.
+
+        Ask only while there is one.
+        """
+        return self._sampler.expected_gain(self._study.get_trials(deepcopy=False))
+
     def ask(self) -> Asked:
         """A new trial of a remaining candidate. Ask only while there is one."""
-        return self._begin()
+        gain = self.expected_gain()
+        trial = self._study.ask(self._space)
+        if gain is not None and math.isfinite(gain):
+            trial.set_user_attr(EXPECTED_GAIN, gain)
+        return self._asked(trial)
 
     def ask_for(self, config: TrainingConfig) -> Asked:
         """A new trial of just this configuration."""
@@ -109,15 +126,21 @@ class SearchStudy:
 
     def ask_queued(self) -> Asked:
         """The trial that waits in the queue, where a driver died between putting and taking it."""
-        return self._begin()
+        return self._asked(self._study.ask(self._space))
 
-    def tell(self, number: int, result: ProbeResult, *, is_last: bool = False) -> None:
-        """Record what became of a trial; `is_last` where a failure is not going to be asked for again."""
+    def tell(
+        self, number: int, result: ProbeResult, *, is_last: bool = False, reused_from: str | None = None
+    ) -> None:
+        """Record what became of a trial; `is_last` where a failure is not going to be asked for again,
+        `reused_from` the job that measured it, where this one did not.
+        """
         verdict, outcome = VERDICTS[result.outcome], result.outcome
         frozen: FrozenTrial = self._study.get_trials(deepcopy=False)[number]
         trial = Trial(self._study, frozen._trial_id)
         for key, value in _attributes(result).items():
             trial.set_user_attr(key, value)
+        if reused_from is not None:
+            trial.set_user_attr(REUSED_FROM, reused_from)
         if not (verdict.completes or is_last):
             self._study.tell(trial, state=OptunaState.FAIL, skip_if_finished=True)
             return
@@ -126,8 +149,7 @@ class SearchStudy:
         speed = result.tokens_per_second.median if verdict.has_speed and result.tokens_per_second else 0.0
         self._study.tell(trial, speed if math.isfinite(speed) else 0.0, skip_if_finished=True)
 
-    def _begin(self) -> Asked:
-        trial = self._study.ask(self._space)
+    def _asked(self, trial: Trial) -> Asked:
         if CONFIG in trial.user_attrs:
             return Asked(trial.number, _config(trial))
         index = self._sampler.index(trial.params)
@@ -161,7 +183,7 @@ def _attributes(result: ProbeResult) -> dict[str, Any]:
         PEAK: result.peak_bytes,
         SECONDS: round(result.seconds, 3),
         "phase": result.phase.value,
-        "tokens_per_second_interval": [speed.low, speed.high] if speed else None,
+        INTERVAL: [speed.low, speed.high] if speed else None,
     }
 
 
@@ -199,11 +221,22 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         config=_config(trial),
         outcome=outcome,
         tokens_per_second=trial.value if trial.value is not None else 0.0,
+        spread=_spread(attributes.get(INTERVAL)),
         # How far a probe came that could not run to its end is no figure of its configuration.
         peak_bytes=attributes.get(PEAK) if outcome and VERDICTS[outcome].completes else None,
         reason=attributes.get(REASON),
         seconds=attributes.get(SECONDS, 0.0),
+        expected_gain=attributes.get(EXPECTED_GAIN),
+        reused_from=attributes.get(REUSED_FROM),
     )
+
+
+def _spread(interval: tuple[float, float] | None) -> float:
+    """A quarter of a 95 % interval's width is about its standard deviation."""
+    if not interval or min(interval) <= 0:
+        return 0.0
+    low, high = interval
+    return math.log(high / low) / 4
 
 
 def _quiet_optuna() -> None:

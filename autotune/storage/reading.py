@@ -37,6 +37,7 @@ def read_measurement(row: MeasurementRow) -> Measurement:
         result=_read(ProbeResult, row.result),
         ceiling_bytes=row.ceiling_bytes,
         created_at=row.created_at,
+        reused_from=row.reused_from,
     )
 
 

@@ -34,3 +34,5 @@ class Measurement:
     ceiling_bytes: int
     """Ceiling of the job it was committed for."""
     created_at: datetime
+    reused_from: str | None = None
+    """The job whose probe it was, where this one's did not have to run."""

@@ -1,6 +1,6 @@
 """`Repository`: the record of jobs, their leases, measurements and recommendations."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -22,9 +22,6 @@ from trials.contract.config import TrainingConfig
 from trials.contract.message import nearest
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import Outcome
-
-_KEYS_PER_QUERY = 1000
-"""Well under the parameters one statement may have (SQLite: 32,766)."""
 
 
 def utc_now() -> datetime:
@@ -163,8 +160,9 @@ class Repository:
         key: str,
         config: TrainingConfig,
         result: ProbeResult,
+        reused_from: str | None = None,
     ) -> Measurement:
-        """Keep what became of a probe; raises LeaseLost.
+        """Keep what became of a probe, be it another job's; raises LeaseLost.
 
         The first result of a trial's repeat is the one that stays: a second commit changes nothing and
         returns the first. So a driver that does not know whether it committed may commit again.
@@ -193,11 +191,10 @@ class Repository:
                 ceiling_bytes=job.spec["ceiling_bytes"],
                 result=result.model_dump(mode="json"),
                 created_at=job.updated_at,
+                reused_from=reused_from,
             )
             session.add(row)
-            return Measurement(
-                job.id, trial_number, repeat, key, config, result, row.ceiling_bytes, row.created_at
-            )
+            return read_measurement(row)
 
     def measurements(self, job: Job) -> list[Measurement]:
         """Return the measurements of a job, by trial and repeat."""
@@ -206,18 +203,29 @@ class Repository:
             rows = session.scalars(query.order_by(MeasurementRow.trial_number, MeasurementRow.repeat))
             return [read_measurement(row) for row in rows]
 
-    def measurements_by_key(self, keys: Iterable[str]) -> Mapping[str, list[Measurement]]:
-        """Return the measurements of all jobs that have one of `keys`, by key, oldest first."""
-        wanted = list(dict.fromkeys(keys))
-        found: dict[str, list[Measurement]] = {}
+    def probes_like(self, key: str, besides: Job) -> list[tuple[str, Measurement]]:
+        """Return the trials' own probes of other jobs whose keys begin with `key`, with the names of their
+        jobs, latest first.
+        """
+        query = (
+            select(MeasurementRow, JobRow.name)
+            .join(JobRow, JobRow.id == MeasurementRow.job_id)
+            .where(
+                MeasurementRow.key.startswith(key),
+                MeasurementRow.repeat == 0,
+                MeasurementRow.reused_from.is_(None),
+                MeasurementRow.job_id != besides.id,
+            )
+            .order_by(MeasurementRow.id.desc())
+        )
         with self._transaction() as session:
-            for first in range(0, len(wanted), _KEYS_PER_QUERY):
-                query = select(MeasurementRow).where(
-                    MeasurementRow.key.in_(wanted[first : first + _KEYS_PER_QUERY])
-                )
-                for row in session.scalars(query.order_by(MeasurementRow.id)):
-                    found.setdefault(row.key, []).append(read_measurement(row))
-        return found
+            return [(name, read_measurement(row)) for row, name in session.execute(query)]
+
+    def has_measurements(self, besides: Job) -> bool:
+        """Whether any other job has any."""
+        query = select(MeasurementRow.id).where(MeasurementRow.job_id != besides.id).limit(1)
+        with self._transaction() as session:
+            return session.scalar(query) is not None
 
     def measured_on(self, device_name: str, limit: int) -> list[tuple[Job, Measurement]]:
         """Return the latest measurements with figures, latest first, of jobs on devices of that name."""
@@ -225,7 +233,11 @@ class Repository:
         query = (
             select(MeasurementRow, JobRow)
             .join(JobRow, JobRow.id == MeasurementRow.job_id)
-            .where(name == device_name, MeasurementRow.outcome == Outcome.MEASURED)
+            .where(
+                name == device_name,
+                MeasurementRow.outcome == Outcome.MEASURED,
+                MeasurementRow.reused_from.is_(None),
+            )
             .order_by(MeasurementRow.id.desc())
             .limit(limit)
         )

@@ -102,6 +102,8 @@ class MeasurementRow(Base):
     result: Mapped[dict[str, Any]]
     """The whole ProbeResult; the columns above are for those who query."""
     created_at: Mapped[datetime]
+    reused_from: Mapped[str | None]
+    """Name of the job whose probe it was, where this one took it over."""
 
 
 class RecommendationRow(Base):

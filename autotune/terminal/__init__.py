@@ -9,6 +9,7 @@ from rich.live import Live
 
 from autotune.search.events import Listener
 from autotune.terminal.answers import answer_view, trials_view
+from autotune.terminal.explanations import job_explanation_view
 from autotune.terminal.listings import gpus_view, jobs_view, models_view, spaces_view
 from autotune.terminal.live import LiveProgress
 from autotune.terminal.plain import PlainProgress
@@ -19,6 +20,7 @@ __all__ = [
     "console",
     "explanation_view",
     "gpus_view",
+    "job_explanation_view",
     "jobs_view",
     "models_view",
     "plan_view",

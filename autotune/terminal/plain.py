@@ -40,4 +40,6 @@ def _line(event: ProbeEnded) -> str:
     if peak_bytes and VERDICTS[event.outcome].completes:
         words.append(f"peak {format_bytes(peak_bytes)}")
     why = f": {event.result.reason}" if event.result.reason else ""
+    if event.reused_from is not None:
+        words.append(f"as job {event.reused_from} measured it")
     return f"trial {event.trial}{repeat}: {', '.join(words)} [{describe(event.config)}]{why}"

@@ -46,7 +46,7 @@ def recorded_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcomes = {"recorded": Outcome.MEASURED, "hopeless": Outcome.NON_FINITE}
     for name, outcome in outcomes.items():
         executor = FakeExecutor(lambda config, attempt, outcome=outcome: outcome)
-        request = TuneRequest(**{**vars(RECORDED), "name": name})
+        request = TuneRequest(**{**vars(RECORDED), "name": name, "fresh": True})
         with Service(f"sqlite:///{file}", {"ray": lambda layout, address, own=executor: own}) as service:
             if outcome == Outcome.MEASURED:
                 service.tune(request, lambda event: None)

@@ -113,6 +113,11 @@ class ExecutorContract(ABC):
         assert result.peak_bytes == result.memory[0].device_bytes > 0
         assert result.seconds > 0
 
+    def test_it_tells_beforehand_what_a_probe_is_measured_with(self, executor: Executor) -> None:
+        told = executor.versions()
+        assert told is not None
+        assert told == executor.submit(probe(world_size=1)).result(PATIENCE_S).versions
+
     @pytest.mark.usefixtures("one_runs")
     def test_after_a_probe_out_of_memory_its_slot_measures_the_next(self, executor: Executor) -> None:
         too_large = probe(world_size=1, config=TOO_LARGE, ceiling_bytes=CEILING_BYTES)

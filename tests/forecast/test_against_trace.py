@@ -47,7 +47,7 @@ CASES = [
     ("llama", {}, 8, {"sharding": "fsdp"}),
     # All gradients of the experts are there when the scores, and when the routing's weights, go backward.
     ("mixtral", EXPERTS, 16, {"sharding": "fsdp", "activation_checkpointing": "selective"}),
-    ("gpt_oss", EXPERTS, 2, {"sharding": "fsdp", "attention": "eager", "activation_checkpointing": "full"}),
+    ("gpt_oss", EXPERTS, 8, {"sharding": "fsdp", "attention": "eager", "precision": "fp32"}),
     ("llama", {"vocab_size": 50257}, 64, {"sharding": "fsdp", "activation_checkpointing": "full"}),
     ("qwen2", {}, 2, {"sharding": "fsdp", "precision": "fp32"}),
     # Few tokens and a large vocabulary: the peak is where the gradients of the embeddings are made.

@@ -1,6 +1,16 @@
 import pytest
 
-from autotune.search.confirmation import ROUNDS, Contender, headline, is_tie, next_to_confirm, ranked, speedup
+from autotune.search.confirmation import (
+    ROUNDS,
+    Contender,
+    best_first,
+    by_length,
+    headline,
+    is_tie,
+    next_to_confirm,
+    ranked,
+    speedup,
+)
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import Estimate, ProbeResult
 from trials.contract.outcome import Outcome, Phase
@@ -113,3 +123,25 @@ def test_ties_are_closer_than_the_spread_of_their_probes():
     noisy = contender(0, 100, 90, 110, 100)
     assert is_tie(noisy, contender(1, 97, 99, 96, 98))
     assert not is_tie(contender(0, 100, 100, 100, 100), contender(1, 97, 97, 97, 97))
+
+
+def test_among_ties_within_two_percent_memory_to_spare_decides():
+    fast = contender(0, 100, 100, 101, 99, peak=900)
+    lean = contender(1, 99, 99, 100, 98.5, peak=300)
+    slower = contender(2, 95, 95, 102, 88, peak=100)  # its probes do not tell it apart, but one would mind
+    assert [c.trial for c in best_first([fast, lean, slower])] == [1, 0, 2]
+
+
+def test_the_longest_length_that_is_fast_enough_is_the_headline():
+    short, middle, long = (
+        contender(0, 100, length=64),
+        contender(1, 80, length=128),
+        contender(2, 40, length=256),
+    )
+    field = [short, middle, long]
+    assert headline(field)[0] is long
+    assert headline(field, 0.4)[0] is long
+    assert headline(field, 0.5)[0] is middle
+    assert headline(field, 0.9)[0] is short
+    assert list(by_length(field)) == [64, 128, 256]
+    assert headline([], 0.5) == []

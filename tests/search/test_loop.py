@@ -31,7 +31,7 @@ def loop_of(executor: FakeExecutor, budget: Budget, monkeypatch: pytest.MonkeyPa
     )
     spent = [0.0]
 
-    def commit(trial, repeat, config, result):
+    def commit(trial, repeat, config, result, reused_from):
         spent[0] += result.seconds
 
     monkeypatch.setattr("autotune.search.loop.time.monotonic", lambda: spent[0])
@@ -41,7 +41,7 @@ def loop_of(executor: FakeExecutor, budget: Budget, monkeypatch: pytest.MonkeyPa
         study,
         executor,
         budget,
-        request=lambda probe_id, config: probe_request(problem, probe_id, config),
+        request=lambda probe_id, config, plan: probe_request(problem, probe_id, config, plan),
         commit=commit,
         measured=[],
         heartbeat=lambda: None,

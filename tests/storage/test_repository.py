@@ -299,17 +299,27 @@ class TestMeasurements:
             rows = [tuple(row) for row in connection.execute(text(query))]
         assert rows == [("measured", 1000.0, 70 * 2**30), ("timed_out", None, 70 * 2**30)]
 
-    def test_found_by_key_across_jobs(
-        self, repository: Repository, lease: Lease, make_spec: MakeSpec
+    def test_own_probes_of_other_jobs_are_found_by_the_beginning_of_their_key(
+        self, repository: Repository, job: Job, lease: Lease, make_spec: MakeSpec
     ) -> None:
         other = repository.acquire_lease(repository.create_job(make_spec("other")), ELSEWHERE, TTL_S)
-        here = commit(repository, lease, key="shared")
-        there = commit(repository, other, key="shared")
-        commit(repository, other, 1, key="unasked")
-        unknown = [f"unknown{number}" for number in range(70_000)]
-        found = repository.measurements_by_key([*unknown, "shared", "shared"])
-        assert found == {"shared": [here, there]}
-        assert repository.measurements_by_key([]) == {}
+        assert not repository.has_measurements(job)
+        commit(repository, lease, key="shared-1")
+        first = commit(repository, other, 0, key="shared-1")
+        second = commit(repository, other, 1, key="shared-2")
+        commit(repository, other, 1, repeat=1, key="shared-2")
+        commit(repository, other, 2, key="unasked")
+        commit(repository, other, 3, key="shared-3", reused_from="another")
+        assert repository.probes_like("shared", besides=job) == [("other", second), ("other", first)]
+        assert repository.probes_like("nothing", besides=job) == []
+        assert repository.has_measurements(job)
+
+    def test_what_was_taken_over_says_from_where(
+        self, repository: Repository, job: Job, lease: Lease
+    ) -> None:
+        commit(repository, lease, reused_from="another")
+        (found,) = repository.measurements(job)
+        assert found.reused_from == "another"
 
 
 class TestRecommendation:

@@ -52,7 +52,7 @@ def test_experts_that_begin_after_dense_layers_are_seen():
 
 
 def test_a_table_of_positions_longer_than_the_vocabulary_is_none_of_tokens():
-    sizes = {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 500}
+    sizes = {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 500}
     found = describe(hf(model_type="opt", **SMALL, **sizes))
     assert (found["vocab_size"], found["max_positions"]) == (64, 500)
     assert found["other_parameters"] > 500 * 32

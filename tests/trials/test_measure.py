@@ -14,6 +14,7 @@ from trials import measure as measuring
 from trials.contract.config import TrainingConfig
 from trials.contract.constants import engine_constants
 from trials.contract.messages import MeasurementPlan
+from trials.contract.outcome import Outcome
 from trials.data import Batch, TokenBatches
 from trials.devices import CpuDevice
 from trials.engines import Engine, Setting, StepOutcome, build_engine
@@ -158,6 +159,32 @@ def test_measuring_ends_with_a_narrow_interval_or_a_budget(
     measure(measured, MeasurementPlan(**plan), seen.append)
     assert len(measured.measurement.step_s) == taken
     assert seen == list(range(1, taken + 1))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "to_beat", "outcome", "taken"),
+    [
+        (repeat(1.0), None, Outcome.MEASURED, 6),
+        (repeat(1.0), 1.5, Outcome.MEASURED, 6),
+        (repeat(1.0), 0.95, Outcome.OUTPACED, 6),  # not far beyond, but certainly beyond
+        (repeat(1.0), 0.5, Outcome.OUTPACED, 2),
+        (chain([9.0], repeat(0.4)), 0.5, Outcome.MEASURED, 9),  # one slow step says nothing
+        (cycle([0.9, 1.1]), 1.0, Outcome.MEASURED, 10),
+    ],
+)
+def test_what_cannot_be_the_best_any_more_is_outpaced(
+    clock: Clock, seconds: Iterable[float], to_beat: float | None, outcome: Outcome, taken: int
+) -> None:
+    raced = stepper(ScriptedEngine(clock, seconds))
+    plan = MeasurementPlan(step_to_beat_s=to_beat, max_measure_s=1e9, max_steps=10)
+    assert measure(raced, plan, lambda _: None) == outcome
+    assert len(raced.measurement.step_s) == taken
+
+
+def test_a_warm_up_that_is_far_too_slow_need_not_settle(clock: Clock) -> None:
+    raced = stepper(ScriptedEngine(clock, chain([9.0, 7.0, 5.0], repeat(3.0))))
+    warm_up(raced, MeasurementPlan(step_to_beat_s=1.0))
+    assert len(raced.measurement.losses) == 2
 
 
 def test_what_is_measured_are_the_seconds_of_the_steps(clock: Clock) -> None:

@@ -174,8 +174,8 @@ class TestInvalid:
                 Phase.WARM_UP,
                 "the model's forward(input_ids=..., labels=...) must return a loss",
             ),
-            ("unusable:not_callable", Phase.BUILD, "unusable has no callable 'not_callable'"),
-            ("unusable:missing", Phase.BUILD, "unusable has no callable 'missing'"),
+            ("unusable:not_callable", Phase.BUILD, "unusable:not_callable: unusable has no callable 'not_callable'"),
+            ("unusable:missing", Phase.BUILD, "unusable:missing: unusable has no callable 'missing'"),
             (
                 "nowhere:build",
                 Phase.BUILD,

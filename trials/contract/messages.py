@@ -61,6 +61,9 @@ class MeasurementPlan(Message):
     """Seconds of measured steps after which no further one begins."""
     relative_half_width: float = Field(default=0.02, gt=0)
     """Narrow enough: half the median's 95 % interval over the median."""
+    step_to_beat_s: float | None = Field(default=None, gt=0)
+    """Seconds that a step may take for the configuration to be the best so far; a probe that cannot come to
+    it is outpaced, and ends. None: it is measured to its end whatever comes."""
 
 
 class ProbeRequest(Message):

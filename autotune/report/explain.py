@@ -1,0 +1,241 @@
+"""From a job's record to the explanation of its recommendation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from autotune.forecast.calibration import Calibration, Observation
+from autotune.forecast.forecast import Forecast, break_down
+from autotune.hardware.sizes import format_bytes
+from autotune.report.answer import Answer, Recommendation
+from autotune.report.explanation import Bounds, Cost, JobExplanation, Knob, Step
+from autotune.report.recommend import Facts
+from autotune.search.confirmation import Contender
+from autotune.search.facts import facts_of
+from search_spaces.columns import Columns, Value
+from search_spaces.constraints import Facts as LegalFacts
+from search_spaces.constraints import accumulation_steps, why_illegal
+from search_spaces.dimensions import DERIVED
+from search_spaces.space import SearchSpace
+from trials.contract.config import TrainingConfig
+
+SIZE = "micro_batch_size"
+COMMUNICATING = 0.2
+"""Share of a step spent on communication from which on that is what bounds it."""
+FIXED_LENGTH = (
+    "probes train on sequences of one length, without padding: where your batches are padded, tokens/s of "
+    "real tokens fall with the share of padding, while peaks stay; packed sequences come close to the probes"
+)
+RANDOM_WEIGHTS = (
+    "weights are random and tokens made up: speed and memory do not depend on them, the loss does"
+)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What the parts of an explanation are made from."""
+
+    facts: Facts
+    earlier: Calibration
+    """What other jobs measured on the same hardware."""
+    chosen: Recommendation
+
+    @property
+    def world_size(self) -> int:
+        return self.facts.job.spec.world_size
+
+    @property
+    def usable_bytes(self) -> int:
+        return self.facts.job.spec.usable_bytes
+
+    @cached_property
+    def contenders(self) -> Mapping[TrainingConfig, Contender]:
+        return {contender.config: contender for contender in self.facts.contenders}
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """With what the job's own probes taught."""
+        premises = self.facts.premises
+        own = [
+            Observation.of(
+                premises.spec.model.digest,
+                self.world_size,
+                contender.config,
+                result,
+                premises.forecast_of(contender.config),
+            )
+            for contender in self.facts.contenders
+            for result in contender.results.values()
+        ]
+        return Calibration([*self.earlier.observations, *(seen for seen in own if seen is not None)])
+
+    def forecast(self, config: TrainingConfig) -> Forecast:
+        """One row, corrected by all that was measured."""
+        premises, columns = self.facts.premises, Columns.of([config])
+        plain = premises.forecast_of(config)
+        return self.calibration.apply(premises.spec.model.digest, self.world_size, columns, plain).forecast
+
+    @cached_property
+    def legal(self) -> LegalFacts:
+        spec, premises = self.facts.job.spec, self.facts.premises
+        return facts_of(
+            premises.shape,
+            premises.group,
+            spec.world_size,
+            global_batch_size=spec.global_batch_size,
+            global_batch_tolerance=spec.global_batch_tolerance,
+        )
+
+
+def explain(facts: Facts, answer: Answer, earlier: Calibration) -> JobExplanation | None:
+    """Why the recommendation of `answer` is what it is; None where there is none."""
+    chosen = answer.recommendation
+    if chosen is None:
+        return None
+    case = _Case(facts, earlier, chosen)
+    knobs = tuple(_knobs(case))
+    baseline = chosen.baseline
+    return JobExplanation(
+        job=answer.job,
+        config=chosen.config,
+        trial=chosen.trial,
+        tokens_per_second=chosen.tokens_per_second,
+        peak_bytes=chosen.peak_bytes,
+        usable_bytes=case.usable_bytes,
+        knobs=knobs,
+        bounds=_bounds(case, knobs),
+        speedup=chosen.speedup,
+        no_speedup=baseline.reason,
+        baseline_steps=tuple(_differences(baseline.config, chosen.config)),
+        cost=_cost(answer, chosen),
+        notes=(FIXED_LENGTH, RANDOM_WEIGHTS),
+    )
+
+
+def _knobs(case: _Case) -> Iterator[Knob]:
+    """Each searched field: of sizes the next smaller and larger values, of choices all others."""
+    space = SearchSpace.parse(case.facts.job.spec.space)
+    for field, values in space.dimensions.items():
+        if field == DERIVED or len(values) < 2:
+            continue
+        own = getattr(case.chosen.config, field)
+        steps = [_step(case, field, value) for value in _others(values, own)]
+        if steps:
+            yield Knob(field=field, value=own, steps=tuple(steps))
+
+
+def _others(values: Sequence[Value], own: Value) -> list[Value]:
+    if isinstance(own, int) and not isinstance(own, bool):
+        smaller = [value for value in values if int(value) < own]
+        larger = [value for value in values if int(value) > own]
+        return [*([max(smaller)] if smaller else []), *([min(larger)] if larger else [])]
+    return [value for value in values if value != own]
+
+
+def _step(case: _Case, field: str, value: Value) -> Step:
+    config = case.chosen.config.model_copy(update={field: value})
+    (steps,) = accumulation_steps(Columns.of([config]), case.legal)
+    config = config.model_copy(update={DERIVED: int(steps)})
+    if reason := why_illegal(config, case.legal):
+        return Step(
+            value=value, source="forecast", tokens_per_second=None, speed_change=None, peak_bytes=None,
+            bytes_change=None, fits=False, why_not=reason,
+        )  # fmt: skip
+    if (known := case.contenders.get(config)) is not None:
+        return _measured(case, value, known)
+    found = case.forecast(config)
+    speed, peak = float(found.tokens_per_second[0]), int(found.device_bytes[0])
+    over = peak - case.usable_bytes
+    return _with_changes(
+        case,
+        Step(
+            value=value,
+            source="forecast",
+            tokens_per_second=speed,
+            speed_change=None,
+            peak_bytes=peak,
+            bytes_change=None,
+            fits=over <= 0,
+            why_not=f"it would hold {format_bytes(over)} more than is usable" if over > 0 else None,
+        ),
+    )
+
+
+def _measured(case: _Case, value: Value, known: Contender) -> Step:
+    result = known.results[0]
+    speed = known.tokens_per_second.median if known.has_speed else None
+    peak = None if known.ran_out_of_memory else known.peak_bytes or None
+    why = None
+    if known.ran_out_of_memory:
+        why = "it ran out of memory"
+    elif not known.has_speed:
+        why = f"{result.outcome.replace('_', ' ')}: {result.reason}"
+    elif not known.holds:
+        why = f"its peak is above the usable {format_bytes(known.usable_bytes)}"
+    return _with_changes(
+        case,
+        Step(
+            value=value,
+            source="measured",
+            tokens_per_second=speed,
+            speed_change=None,
+            peak_bytes=peak,
+            bytes_change=None,
+            fits=known.holds,
+            why_not=why,
+        ),
+    )
+
+
+def _with_changes(case: _Case, step: Step) -> Step:
+    speed, peak = step.tokens_per_second, step.peak_bytes
+    return step.model_copy(
+        update={
+            "speed_change": speed and speed / case.chosen.tokens_per_second.median - 1,
+            "bytes_change": None if peak is None else peak - case.chosen.peak_bytes,
+        }
+    )
+
+
+def _bounds(case: _Case, knobs: Sequence[Knob]) -> Bounds:
+    """Memory where a larger micro-batch would be faster and does not fit, else what takes the step's time."""
+    chosen, premises = case.chosen, case.facts.premises
+    parts = break_down(premises.shape, premises.group, case.world_size, chosen.config).seconds
+    step_s = chosen.config.tokens_per_step(case.world_size) / chosen.tokens_per_second.median
+    scale = step_s / sum(parts.values())
+    seconds = {name: part * scale for name, part in parts.items()}
+    waiting = (seconds["communication"] + seconds["bubble"]) / step_s
+    larger = _larger_size(knobs)
+    if larger is not None and not larger.fits and (larger.speed_change is None or larger.speed_change > 0):
+        gain = "" if larger.speed_change is None else f", which would be {larger.speed_change:.0%} faster"
+        words = f"{SIZE}={larger.value}{gain}, does not fit: {larger.why_not}"
+        return Bounds(bound="memory", reason=words, seconds=seconds)
+    if waiting >= COMMUNICATING:
+        words = f"about {waiting:.0%} of a step is communication that compute does not hide"
+        return Bounds(bound="communication", reason=words, seconds=seconds)
+    words = (
+        f"about {1 - waiting:.0%} of a step is compute, and memory does not keep it from a larger micro-batch"
+    )
+    return Bounds(bound="compute", reason=words, seconds=seconds)
+
+
+def _larger_size(knobs: Sequence[Knob]) -> Step | None:
+    for knob in knobs:
+        if knob.field == SIZE:
+            return next((step for step in knob.steps if int(step.value) > int(knob.value)), None)
+    return None
+
+
+def _differences(old: TrainingConfig, new: TrainingConfig) -> Iterator[str]:
+    for field in TrainingConfig.model_fields:
+        before, after = getattr(old, field), getattr(new, field)
+        if before != after:
+            yield f"{field}: {before} → {after}"
+
+
+def _cost(answer: Answer, chosen: Recommendation) -> Cost:
+    spent, gain = answer.spent, chosen.speedup
+    saved = 1 - 1 / gain.median if gain is not None and gain.median > 1 else 0.0
+    # In an hour at the new speed, 1 / (1 − saved) hours of the old are done: the difference is what is won.
+    pays_after = spent.seconds / 3600 * (1 - saved) / saved if saved else None
+    return Cost(seconds=spent.seconds, gpu_hours=spent.gpu_hours, pays_after_hours=pays_after)
