@@ -174,7 +174,11 @@ class TestInvalid:
                 Phase.WARM_UP,
                 "the model's forward(input_ids=..., labels=...) must return a loss",
             ),
-            ("unusable:not_callable", Phase.BUILD, "unusable:not_callable: unusable has no callable 'not_callable'"),
+            (
+                "unusable:not_callable",
+                Phase.BUILD,
+                "unusable:not_callable: unusable has no callable 'not_callable'",
+            ),
             ("unusable:missing", Phase.BUILD, "unusable:missing: unusable has no callable 'missing'"),
             (
                 "nowhere:build",
