@@ -54,6 +54,8 @@ class JobSpec(Message):
     """Most trials that may count."""
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Wall minutes after which no further trial begins; None: no such bound."""
+    gpu_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """GPU-hours of probes after which no further trial begins; None: no such bound."""
     sampler: str = "cost_model"
     """Who proposes the next configuration."""
     stop_below: float = Field(default=0.01, ge=0, lt=1)

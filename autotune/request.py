@@ -39,6 +39,7 @@ class TuneRequest:
     min_speed: float = 0.0
     trials: int = 24
     minutes: float | None = None
+    gpu_hours: float | None = None
     sampler: str = "cost_model"
     stop_below: float = 0.01
     seed: int = 0
@@ -76,6 +77,8 @@ def specify(request: TuneRequest) -> JobSpec:
     cluster = request.ray_address if request.executor == "ray" else None
     inventory = parse_inventory(request.gpus, cluster)
     group = inventory.group
+    if request.gpu_hours is not None and group.gpu.kind == "cpu":
+        raise BadInput("--gpu-hours bounds probes on GPUs, and these are CPUs; use --minutes")
     try:
         name = request.space or default_spaces(group)[0][0]
         space, shortened = space_for(name, request.settings, model.shape)
@@ -97,6 +100,7 @@ def specify(request: TuneRequest) -> JobSpec:
                 "min_speed": request.min_speed,
                 "trials": request.trials,
                 "minutes": request.minutes,
+                "gpu_hours": request.gpu_hours,
                 "sampler": request.sampler,
                 "stop_below": request.stop_below,
                 "seed": request.seed,

@@ -30,6 +30,8 @@ from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
 from autotune.report.answer import Answer, Recommendation
 from autotune.report.explain import explain
 from autotune.report.explanation import JobExplanation
+from autotune.report.job_plots import PLOTS, Picture, picture, save_plots
+from autotune.report.note import note
 from autotune.report.recommend import Facts, answer, why_nothing
 from autotune.report.table import table_of
 from autotune.report.trials import TrialRow, trial_rows
@@ -145,13 +147,17 @@ class Service:
 
     def explain(self, name: str) -> JobExplanation:
         """Why a job's recommendation is what it is; raises NothingMeasured where there is none."""
-        job, answer = self.job(name), self.answer(name)
-        group = premises(job.spec).group
-        earlier = Calibration() if job.spec.fresh else calibration_on(group, self._repository, besides=job)
-        explanation = explain(self._facts(job, premises(job.spec)), answer, earlier)
+        job = self.job(name)
+        explanation = self._explanation(self._facts(job, premises(job.spec)), self.answer(name))
         if explanation is None:
             raise _no_recommendation(job)
         return explanation
+
+    def save_plots(self, name: str, folder: Path) -> list[Path]:
+        """Write the plots of a job into `folder`; raises BadInput where it cannot be written to."""
+        job = self.job(name)
+        facts = self._facts(job, premises(job.spec))
+        return save_plots(self._picture(facts, self.answer(name)), folder)
 
     def trials(self, name: str) -> list[TrialRow]:
         job = self.job(name)
@@ -289,7 +295,7 @@ class Service:
                     problem.baseline,
                     study,
                     executor,
-                    Budget(job.spec.trials, (job.spec.minutes or float("inf")) * 60, job.spec.stop_below),
+                    _budget(job.spec),
                     request=lambda probe_id, config, plan: probe_request(problem, probe_id, config, plan),
                     commit=commit,
                     measured=repository.measurements(job),
@@ -309,6 +315,7 @@ class Service:
                 raise why_nothing(facts, problem.candidates)
             # Finished is final, so the recommendation goes first.
             repository.save_recommendation(lease, result.to_dict())
+            self._publish(problem, facts, result)
             repository.set_status(lease, JobStatus.FINISHED, reason)
             return result
         except KeyboardInterrupt:
@@ -325,6 +332,13 @@ class Service:
     def _optuna(self) -> "RDBStorage":
         """Opened with the first study, for importing Optuna takes longer than most commands."""
         return optuna_storage(self._url)
+
+    def _publish(self, problem: Problem, facts: Facts, result: Answer) -> None:
+        """Let the Optuna dashboard show what was found."""
+        shown = self._picture(facts, result)
+        figures = {name: draw(shown) for name, draw in PLOTS.items()}
+        with self._study(problem, Knowledge()) as study:
+            study.publish(note(result, shown.explanation), figures)
 
     def _known(self, job: Job, executor: Executor) -> dict[TrainingConfig, Known]:
         """What other jobs measured that holds for this one."""
@@ -383,6 +397,15 @@ class Service:
         with mapped_errors(self._optuna.engine.url):
             return recorded_trials(self._optuna, job.name)
 
+    def _explanation(self, facts: Facts, answer: Answer) -> JobExplanation | None:
+        earlier, group = Calibration(), facts.premises.group
+        if not facts.job.spec.fresh:
+            earlier = calibration_on(group, self._repository, besides=facts.job)
+        return explain(facts, answer, earlier)
+
+    def _picture(self, facts: Facts, answer: Answer) -> Picture:
+        return picture(facts, answer, self._explanation(facts, answer))
+
     def _facts(self, job: Job, premises: Premises) -> Facts:
         measurements = self._repository.measurements(job)
         trials = self._trials(job)
@@ -396,6 +419,16 @@ class Service:
             contenders=gather_contenders(trials, results, job.spec.usable_bytes),
             probe_seconds=sum(m.result.seconds for m in measurements if m.reused_from is None),
         )
+
+
+def _budget(spec: JobSpec) -> Budget:
+    endless = float("inf")
+    return Budget(
+        trials=spec.trials,
+        seconds=(spec.minutes or endless) * 60,
+        probe_seconds=(spec.gpu_hours or endless) * 3600 / spec.world_size,
+        stop_below=spec.stop_below,
+    )
 
 
 def _no_recommendation(job: Job) -> NothingMeasured:

@@ -39,3 +39,9 @@ def test_a_length_that_was_asked_for_is_an_error_that_names_the_longest(tmp_path
     for asked in ({"settings": {"sequence_length": (2048,)}}, {"space": str(file)}):
         with pytest.raises(BadInput, match="--set sequence_length=1024"):
             work_out(specify(TuneRequest(model="gpt2", gpus="H100:1", **asked)))
+
+
+def test_gpu_hours_are_no_bound_on_cpus():
+    with pytest.raises(BadInput, match="use --minutes"):
+        specify(TuneRequest("llama-20m", gpus="cpu:2", gpu_hours=1.0))
+    assert specify(TuneRequest("llama-20m", gpus="H100:1", gpu_hours=1.0)).gpu_hours == 1.0

@@ -195,6 +195,10 @@ def tune(
     minutes: Annotated[
         float | None, typer.Option(help="No trial begins after so many minutes.", metavar="M")
     ] = None,
+    gpu_hours: Annotated[
+        float | None,
+        typer.Option(help="No trial begins once the probes have taken so many GPU-hours.", metavar="H"),
+    ] = None,
     sampler: Annotated[
         str,
         typer.Option(
@@ -264,6 +268,7 @@ def tune(
         min_speed=parse_share(min_speed, "--min-speed"),
         trials=trials,
         minutes=minutes,
+        gpu_hours=gpu_hours,
         sampler=sampler,
         stop_below=parse_share(stop_below, "--stop-below"),
         seed=seed,
@@ -303,9 +308,22 @@ def jobs(storage: Storage = None, as_json: Json = False) -> None:
 
 
 @app.command(name="show")
-def show_command(name: Name, storage: Storage = None, as_json: Json = False) -> None:
+def show_command(
+    name: Name,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write plots into this folder: speed over memory, history, forecast, knobs.",
+            metavar="DIR",
+        ),
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
     """Print the answer of a job as it stands."""
     with options.service(storage) as service:
+        if plots is not None:
+            service.save_plots(name, plots)
         show_answer(service, service.answer(name), as_json)
 
 

@@ -93,6 +93,7 @@ class SearchLoop:
         self._results: dict[int, dict[int, ProbeResult]] = {}
         for measurement in measured:
             self._results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
+        self._probe_seconds = sum(m.result.seconds for m in measured if m.reused_from is None)
         self._reused = {m.trial_number: m.reused_from for m in measured if m.reused_from is not None}
 
     def run(self) -> str:
@@ -149,8 +150,12 @@ class SearchLoop:
             return hopeless
         if self._budget.trials_left(history) <= 0:
             return f"the budget of {counted(self._budget.trials, 'trial')} is spent"
-        if self._seconds() + self._reserved_seconds(history) >= self._budget.seconds:
+        if self._seconds() + self._reserved_seconds(history, self._budget.seconds) >= self._budget.seconds:
             return f"the budget of {counted(self._budget.seconds / 60, 'minute')} is spent"
+        most = self._budget.probe_seconds
+        if self._probe_seconds + self._reserved_seconds(history, most) >= most:
+            hours = most * self._measuring.world_size / 3600
+            return f"the budget of {counted(hours, 'GPU-hour')} is spent"
         return None
 
     def _ask(self) -> Asked | str:
@@ -228,6 +233,7 @@ class SearchLoop:
         for probe, future in sorted(ended, key=lambda each: each[1].exception() is not None):
             result = future.result()
             self._ended.append(result)
+            self._probe_seconds += result.seconds
             if result.outcome != Outcome.INTERRUPTED:  # which says nothing about the configuration
                 self._commit(probe.trial, probe.repeat, probe.config, result, None)
                 self._results.setdefault(probe.trial, {})[probe.repeat] = result
@@ -265,15 +271,15 @@ class SearchLoop:
         contenders = self.contenders()
         return contenders, next((c for c in contenders if c.config == self._baseline), None)
 
-    def _reserved_seconds(self, history: list[TrialRecord]) -> float:
-        """What the confirmations will take, by the trials so far; the first one began cold."""
+    def _reserved_seconds(self, history: list[TrialRecord], budget_seconds: float) -> float:
+        """What of a budget the confirmations will take, by the trials so far; the first one began cold."""
         measured = [t for t in history if t.outcome and VERDICTS[t.outcome].has_speed]
         if not measured:
             return 0.0
         warm = [trial.seconds for trial in measured if trial.number > 0]
         probes = ROUNDS * len(due_for_confirmation(*self._rivals(), self._min_speed))
         needed = probes * median(warm or [trial.seconds for trial in measured])
-        return min(needed, self._budget.seconds * MAX_RESERVE)
+        return min(needed, budget_seconds * MAX_RESERVE)
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

@@ -23,6 +23,8 @@ class Budget:
     """Trials that count."""
     seconds: float = math.inf
     """Wall time, by all drivers of the job together."""
+    probe_seconds: float = math.inf
+    """Wall time of all probes together; what GPU-hours come to, each probe having all GPUs of the job."""
     stop_below: float = 0.0
     """Share of the best so far that a candidate has to promise; 0: the search goes on whatever it does."""
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -23,6 +23,9 @@ from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import VERDICTS, Outcome
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 CONFIG, OUTCOME, REASON, PEAK, SECONDS = "config", "outcome", "reason", "peak_bytes", "seconds"
 INTERVAL, EXPECTED_GAIN = "tokens_per_second_interval", "expected_gain"
@@ -148,6 +151,14 @@ class SearchStudy:
         trial.set_constraint("runs", 0.0 if verdict.has_speed or outcome == Outcome.OUT_OF_MEMORY else 1.0)
         speed = result.tokens_per_second.median if verdict.has_speed and result.tokens_per_second else 0.0
         self._study.tell(trial, speed if math.isfinite(speed) else 0.0, skip_if_finished=True)
+
+    def publish(self, note: str, figures: "Mapping[str, Figure]") -> None:
+        """Show a note in Markdown, and plots by name, on the study's page in the Optuna dashboard."""
+        from optuna_dashboard import save_note, save_plotly_graph_object
+
+        save_note(self._study, note)
+        for name, figure in figures.items():
+            save_plotly_graph_object(self._study, figure, graph_object_id=name)
 
     def _asked(self, trial: Trial) -> Asked:
         if CONFIG in trial.user_attrs:

@@ -70,3 +70,11 @@ def test_where_nothing_can_be_confirmed_no_time_is_kept(monkeypatch):
         return Outcome.OUT_OF_MEMORY
 
     assert len(history_after(3, monkeypatch, outcome_of=out_of_memory)) == 1 + 8
+
+
+def test_gpu_hours_bound_the_time_of_the_probes(monkeypatch):
+    """200 s: 100 of the first probe, and a third kept for confirmations at most."""
+    loop = loop_of(Timed(), Budget(100, probe_seconds=200), monkeypatch)
+    reason = loop.run()
+    assert "GPU-hour" in reason
+    assert len(loop.standing().history) == 1 + 4

@@ -1,0 +1,294 @@
+"""Plots of a job: speed over memory, the history of its search, forecast against measured, its knobs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from autotune.errors import BadInput
+from autotune.report.answer import Answer
+from autotune.report.explanation import JobExplanation
+from autotune.report.recommend import Facts
+from autotune.search.history import TrialRecord
+from trials.contract.outcome import VERDICTS, Outcome
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+GIB = 2**30
+COLOURS: Mapping[Outcome, str] = MappingProxyType(
+    {
+        Outcome.MEASURED: "#2a7",
+        Outcome.OUTPACED: "#8c6",
+        Outcome.OUT_OF_MEMORY: "#c33",
+        Outcome.NON_FINITE: "#a3a",
+        Outcome.TIMED_OUT: "#c90",
+    }
+)
+"""Outcome that completes a trial → its colour."""
+
+
+@dataclass(frozen=True)
+class PlottedTrial:
+    """One trial that has ended and counts."""
+
+    number: int
+    label: str
+    """Its configuration in words."""
+    outcome: Outcome
+    tokens_per_second: float
+    """0 where it has no figure."""
+    peak_bytes: int | None
+    forecast_tokens_per_second: float
+    forecast_bytes: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the plots of a job are made from."""
+
+    job: str
+    ceiling_bytes: int
+    usable_bytes: int
+    trials: Sequence[PlottedTrial]
+    recommended: int | None
+    """Number of the recommended trial."""
+    baseline: int | None
+    """Number of the baseline's."""
+    explanation: JobExplanation | None
+
+    @property
+    def with_speed(self) -> list[PlottedTrial]:
+        return [trial for trial in self.trials if trial.tokens_per_second > 0 and trial.peak_bytes]
+
+    def fits(self, trial: PlottedTrial) -> bool:
+        return trial.tokens_per_second > 0 and (trial.peak_bytes or 0) <= self.usable_bytes
+
+
+def picture(facts: Facts, answer: Answer, explanation: JobExplanation | None) -> Picture:
+    """What there is to draw of a job."""
+    spec, chosen = facts.job.spec, answer.recommendation
+    baseline = next((t.number for t in facts.trials if t.config == facts.premises.baseline), None)
+    return Picture(
+        job=answer.job,
+        ceiling_bytes=spec.ceiling_bytes,
+        usable_bytes=spec.usable_bytes,
+        trials=[_plotted(facts, trial) for trial in facts.trials if _completes(trial)],
+        recommended=None if chosen is None else chosen.trial,
+        baseline=baseline,
+        explanation=explanation,
+    )
+
+
+def _completes(trial: TrialRecord) -> bool:
+    return trial.outcome is not None and VERDICTS[trial.outcome].completes
+
+
+def _plotted(facts: Facts, trial: TrialRecord) -> PlottedTrial:
+    forecast = facts.premises.forecast_of(trial.config)
+    assert trial.outcome is not None
+    return PlottedTrial(
+        number=trial.number,
+        label=", ".join(f"{k}={v}" for k, v in trial.config.model_dump(exclude_defaults=True).items()),
+        outcome=trial.outcome,
+        tokens_per_second=trial.tokens_per_second,
+        peak_bytes=trial.peak_bytes,
+        forecast_tokens_per_second=float(forecast.tokens_per_second[0]),
+        forecast_bytes=int(forecast.device_bytes[0]),
+    )
+
+
+def speed_over_memory(picture: Picture) -> "Figure":
+    """Measured trials with the ceiling and the front of those that none beats in both; what ran out of memory
+    stands on the ceiling at 0.
+    """
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    for outcome, colour in COLOURS.items():
+        of_outcome = [trial for trial in picture.trials if trial.outcome == outcome]
+        if of_outcome:
+            figure.add_trace(
+                Scatter(
+                    name=outcome.replace("_", " "),
+                    x=[(trial.peak_bytes or picture.ceiling_bytes) / GIB for trial in of_outcome],
+                    y=[trial.tokens_per_second for trial in of_outcome],
+                    text=[f"trial {trial.number}: {trial.label}" for trial in of_outcome],
+                    mode="markers",
+                    marker={"color": colour, "size": 9, "symbol": _symbol(outcome)},
+                )
+            )
+    front = _front([trial for trial in picture.trials if picture.fits(trial)])
+    figure.add_trace(
+        Scatter(
+            name="front",
+            x=[(trial.peak_bytes or 0) / GIB for trial in front],
+            y=[trial.tokens_per_second for trial in front],
+            mode="lines",
+            line={"color": "#2a7", "dash": "dot"},
+        )
+    )
+    _mark(figure, picture)
+    figure.add_vline(x=picture.ceiling_bytes / GIB, line_color="gray", annotation_text="ceiling")
+    figure.add_vline(
+        x=picture.usable_bytes / GIB, line_color="gray", line_dash="dash", annotation_text="usable"
+    )
+    return _titled(figure, picture, "speed over memory", "peak of the worst rank, GiB", "tokens/s")
+
+
+def history(picture: Picture) -> "Figure":
+    """Each trial's tokens/s in the order in which they were made, and the best so far."""
+    from plotly.graph_objects import Figure, Scatter
+
+    figure, best, bests = Figure(), 0.0, []
+    for trial in picture.trials:
+        if picture.fits(trial):
+            best = max(best, trial.tokens_per_second)
+        bests.append(best)
+    numbers = [trial.number for trial in picture.trials]
+    for outcome, colour in COLOURS.items():
+        of_outcome = [trial for trial in picture.trials if trial.outcome == outcome]
+        if of_outcome:
+            figure.add_trace(
+                Scatter(
+                    name=outcome.replace("_", " "),
+                    x=[trial.number for trial in of_outcome],
+                    y=[trial.tokens_per_second for trial in of_outcome],
+                    text=[trial.label for trial in of_outcome],
+                    mode="markers",
+                    marker={"color": colour, "size": 9, "symbol": _symbol(outcome)},
+                )
+            )
+    figure.add_trace(
+        Scatter(name="best so far", x=numbers, y=bests, mode="lines", line={"shape": "hv", "color": "#247"})
+    )
+    baseline = next((t for t in picture.trials if t.number == picture.baseline), None)
+    if baseline is not None and baseline.tokens_per_second:
+        figure.add_hline(
+            y=baseline.tokens_per_second, line_dash="dash", line_color="gray", annotation_text="baseline"
+        )
+    return _titled(figure, picture, "history of the search", "trial", "tokens/s")
+
+
+def forecast_against_measured(picture: Picture) -> "Figure":
+    """Speed and memory, measured over forecast: on the diagonal a forecast was right."""
+    from plotly.graph_objects import Scatter
+    from plotly.subplots import make_subplots
+
+    figure: Figure = make_subplots(rows=1, cols=2, subplot_titles=("tokens/s", "peak, GiB"))
+    trials = picture.with_speed
+    pairs = (
+        [(trial.forecast_tokens_per_second, trial.tokens_per_second) for trial in trials],
+        [(trial.forecast_bytes / GIB, (trial.peak_bytes or 0) / GIB) for trial in trials],
+    )
+    for column, points in enumerate(pairs, start=1):
+        if not points:
+            continue
+        figure.add_trace(
+            Scatter(
+                x=[forecast for forecast, _ in points],
+                y=[measured for _, measured in points],
+                text=[f"trial {trial.number}: {trial.label}" for trial in trials],
+                mode="markers",
+                showlegend=False,
+                marker={"size": 9, "color": "#2a7"},
+            ),
+            row=1,
+            col=column,
+        )
+        ends = [min(map(min, points)), max(map(max, points))]
+        figure.add_trace(
+            Scatter(x=ends, y=ends, mode="lines", line={"color": "gray", "dash": "dash"}, showlegend=False),
+            row=1,
+            col=column,
+        )
+        figure.update_xaxes(title_text="forecast", row=1, col=column)
+        figure.update_yaxes(title_text="measured", row=1, col=column)
+    return _titled(figure, picture, "forecast against measured")
+
+
+def knobs(picture: Picture) -> "Figure":
+    """How tokens/s would change with each other value of each knob, measured or forecast."""
+    from plotly.graph_objects import Bar, Figure
+
+    figure = Figure()
+    explanation = picture.explanation
+    for source, colour in (("measured", "#2a7"), ("forecast", "#9ab")):
+        steps = [
+            (f"{knob.field}: {knob.value} → {step.value}", step)
+            for knob in (explanation.knobs if explanation else ())
+            for step in knob.steps
+            if step.source == source and step.speed_change is not None
+        ]
+        if steps:
+            figure.add_trace(
+                Bar(
+                    name=source,
+                    y=[label for label, _ in steps],
+                    x=[100 * (step.speed_change or 0.0) for _, step in steps],
+                    text=["" if step.fits else "does not fit" for _, step in steps],
+                    orientation="h",
+                    marker_color=colour,
+                )
+            )
+    figure.update_yaxes(autorange="reversed")
+    return _titled(figure, picture, "what each knob would change", "change of tokens/s, %")
+
+
+PLOTS: Mapping[str, Callable[[Picture], "Figure"]] = MappingProxyType(
+    {
+        "speed_over_memory": speed_over_memory,
+        "history": history,
+        "forecast_against_measured": forecast_against_measured,
+        "knobs": knobs,
+    }
+)
+"""Name → how it is drawn."""
+
+
+def save_plots(picture: Picture, folder: Path) -> list[Path]:
+    """Write every plot as NAME.html, which needs nothing from outside; raises BadInput where it cannot."""
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, draw in PLOTS.items():
+            path = folder / f"{name}.html"
+            draw(picture).write_html(path, include_plotlyjs=True, full_html=True)
+            written.append(path)
+    except OSError as error:
+        raise BadInput(f"cannot write plots to {folder}: {error.strerror}; choose another folder") from error
+    return written
+
+
+def _front(trials: Sequence[PlottedTrial]) -> list[PlottedTrial]:
+    front: list[PlottedTrial] = []
+    for trial in sorted(trials, key=lambda t: (t.peak_bytes or 0, -t.tokens_per_second)):
+        if not front or trial.tokens_per_second > front[-1].tokens_per_second:
+            front.append(trial)
+    return front
+
+
+def _mark(figure: "Figure", picture: Picture) -> None:
+    """Name the recommended trial and the baseline."""
+    for number, words in ((picture.baseline, "baseline"), (picture.recommended, "recommended")):
+        trial = next((t for t in picture.trials if t.number == number), None)
+        if trial is not None and trial.tokens_per_second:
+            figure.add_annotation(
+                x=(trial.peak_bytes or 0) / GIB, y=trial.tokens_per_second, text=words, arrowhead=2
+            )
+
+
+def _symbol(outcome: Outcome) -> str:
+    return "circle" if VERDICTS[outcome].has_speed else "x"
+
+
+def _titled(
+    figure: "Figure", picture: Picture, title: str, x: str | None = None, y: str | None = None
+) -> "Figure":
+    figure.update_layout(title=f"{picture.job}: {title}", template="plotly_white", height=520)
+    if x is not None:
+        figure.update_xaxes(title_text=x)
+    if y is not None:
+        figure.update_yaxes(title_text=y)
+    return figure
