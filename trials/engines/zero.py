@@ -54,14 +54,19 @@ def _partitioning(setting: Setting, dtype: torch.dtype) -> AbstractContextManage
 
 
 def _zero_init(setting: Setting, dtype: torch.dtype, module: nn.Module | None = None) -> deepspeed.zero.Init:
-    """Partitions what is constructed under it, or `module` at once, parameter by parameter."""
+    """Partitions what is constructed under it, or `module` at once, parameter by parameter.
+
+    The format goes by the configuration: DeepSpeed 0.19 ignores its argument `dtype` on devices without fp16,
+    and takes bf16 in its place.
+    """
     return deepspeed.zero.Init(
         module=module,
         remote_device=setting.device.type,
-        dtype=dtype,
         config_dict_or_path={
             "train_micro_batch_size_per_gpu": setting.config.micro_batch_size,
             "zero_optimization": {"stage": 3},
+            "bf16": {"enabled": dtype == torch.bfloat16},
+            "fp16": {"enabled": dtype == torch.float16},
         },
     )
 
