@@ -122,8 +122,9 @@ class _RankProbe:
             self._check_ceiling(device)
             self._throttled = device.throttled()
             journal.enter(Phase.DONE)
-            why = _why_outpaced(stepper.measurement, request.measurement)
-            return self.report(outcome, reason=why if outcome == Outcome.OUTPACED else None)
+            if outcome == Outcome.OUTPACED:
+                return self.report(outcome, reason=_why_outpaced(stepper.measurement, request.measurement))
+            return self.report(outcome)
 
     def _check_ceiling(self, device: Device) -> None:
         """Hold the peak against the ceiling, which counts more than what an allocator can refuse."""
