@@ -17,13 +17,12 @@ from autotune.errors import (
     LeaseLost,
     MachineFault,
     NameInUse,
-    NotHere,
     NothingMeasured,
     StorageUnavailable,
 )
-from autotune.execution.executor import Executor, Layout
+from autotune.execution.executor import Executor
+from autotune.executors import EXECUTORS, ExecutorFactory
 from autotune.export import Target, accepting, write
-from autotune.forecast.calibration import RESIDENT_BLUR_BYTES, Calibration
 from autotune.hardware.catalog import require_same
 from autotune.hardware.sizes import format_bytes
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
@@ -32,20 +31,19 @@ from autotune.report.explain import explain
 from autotune.report.explanation import JobExplanation
 from autotune.report.job_plots import PLOTS, Picture, picture, save_plots
 from autotune.report.note import note
-from autotune.report.recommend import Facts, answer, why_nothing
+from autotune.report.recommend import Facts, answer, gather_facts, why_nothing
 from autotune.report.table import table_of
 from autotune.report.trials import TrialRow, trial_rows
 from autotune.request import UNNAMED, TuneRequest, specify
-from autotune.search.confirmation import gather_contenders
 from autotune.search.cost_model import Knowledge
 from autotune.search.events import JobStarted, Listener
-from autotune.search.experience import calibration_on
+from autotune.search.experience import earlier_measurements, knowledge_of
 from autotune.search.history import TrialRecord
-from autotune.search.keys import context_key, measurement_key
+from autotune.search.keys import measurement_key
 from autotune.search.loop import SearchLoop
 from autotune.search.measuring import Measuring
 from autotune.search.problem import Premises, Problem, premises, probe_request, work_out
-from autotune.search.reuse import Known, known
+from autotune.search.reuse import known_to
 from autotune.search.samplers import require_sampler
 from autotune.search.stopping import Budget
 from autotune.search.study import SearchStudy, recorded_trials, study_names
@@ -288,14 +286,14 @@ class Service:
                     notes=job.spec.notes,
                 )
             )
-            known = self._known(job, executor)
-            with self._study(problem, self._knowledge(job, problem, known)) as study:
+            known = known_to(job, repository, executor)
+            with self._study(problem, knowledge_of(job, problem, repository, known)) as study:
                 loop = SearchLoop(
                     problem.candidates,
                     problem.baseline,
                     study,
                     executor,
-                    _budget(job.spec),
+                    Budget.of(job.spec),
                     request=lambda probe_id, config, plan: probe_request(problem, probe_id, config, plan),
                     commit=commit,
                     measured=repository.measurements(job),
@@ -340,38 +338,6 @@ class Service:
         with self._study(problem, Knowledge()) as study:
             study.publish(note(result, shown.explanation), figures)
 
-    def _known(self, job: Job, executor: Executor) -> dict[TrainingConfig, Known]:
-        """What other jobs measured that holds for this one."""
-        spec = job.spec
-        changes_unseen = spec.model.factory is not None and spec.model.factory_version is None
-        if spec.fresh or spec.repeats > 1 or changes_unseen or not self._repository.has_measurements(job):
-            return {}
-        versions = executor.versions()
-        if versions is None:
-            return {}
-        found = self._repository.probes_like(context_key(spec, versions), besides=job)
-        return known(found, spec.ceiling_bytes, spec.usable_bytes)
-
-    def _knowledge(self, job: Job, problem: Problem, known: Mapping[TrainingConfig, Known]) -> Knowledge:
-        """What its sampler knows before the first probe; what is taken over is not told twice."""
-        spec = job.spec
-        earlier = (
-            Calibration() if spec.fresh else calibration_on(problem.group, self._repository, besides=job)
-        )
-        return Knowledge(
-            calibration=Calibration(
-                [
-                    seen
-                    for seen in earlier.observations
-                    if (seen.model, seen.world_size) != (spec.model.digest, spec.world_size)
-                    or seen.config not in known
-                ]
-            ),
-            model=spec.model.digest,
-            world_size=spec.world_size,
-            blur_bytes=RESIDENT_BLUR_BYTES if problem.group.gpu.kind == "cpu" else 0,
-        )
-
     @contextmanager
     def _study(self, problem: Problem, knowledge: Knowledge) -> Iterator[SearchStudy]:
         """The study of a job; what its database does meanwhile becomes StorageUnavailable."""
@@ -398,37 +364,13 @@ class Service:
             return recorded_trials(self._optuna, job.name)
 
     def _explanation(self, facts: Facts, answer: Answer) -> JobExplanation | None:
-        earlier, group = Calibration(), facts.premises.group
-        if not facts.job.spec.fresh:
-            earlier = calibration_on(group, self._repository, besides=facts.job)
-        return explain(facts, answer, earlier)
+        return explain(facts, answer, earlier_measurements(facts.job, facts.premises.group, self._repository))
 
     def _picture(self, facts: Facts, answer: Answer) -> Picture:
         return picture(facts, answer, self._explanation(facts, answer))
 
     def _facts(self, job: Job, premises: Premises) -> Facts:
-        measurements = self._repository.measurements(job)
-        trials = self._trials(job)
-        results: dict[int, dict[int, ProbeResult]] = {}
-        for measurement in measurements:
-            results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
-        return Facts(
-            job=job,
-            premises=premises,
-            trials=trials,
-            contenders=gather_contenders(trials, results, job.spec.usable_bytes),
-            probe_seconds=sum(m.result.seconds for m in measurements if m.reused_from is None),
-        )
-
-
-def _budget(spec: JobSpec) -> Budget:
-    endless = float("inf")
-    return Budget(
-        trials=spec.trials,
-        seconds=(spec.minutes or endless) * 60,
-        probe_seconds=(spec.gpu_hours or endless) * 3600 / spec.world_size,
-        stop_below=spec.stop_below,
-    )
+        return gather_facts(job, premises, self._trials(job), self._repository.measurements(job))
 
 
 def _no_recommendation(job: Job) -> NothingMeasured:
@@ -443,33 +385,6 @@ def _as_bad_input(*faults: type[MachineFault]) -> Iterator[None]:
         yield
     except faults as error:
         raise BadInput(str(error)) from error
-
-
-ExecutorFactory = Callable[[Layout, str | None], Executor]
-"""Layout and Ray address → an executor."""
-
-
-def _local_executor(layout: Layout, ray_address: str | None) -> Executor:
-    from autotune.execution.local import LocalExecutor
-    from autotune.hardware.nvml import local_gpus
-
-    gpu_ids = [gpu.uuid for gpu in local_gpus()] if layout.device == "cuda" else []
-    needed = layout.num_slots * layout.world_size
-    if layout.device == "cuda" and len(gpu_ids) < needed:
-        raise NotHere(
-            f"this machine has {len(gpu_ids)} of the {needed} GPUs of the inventory; use --gpus auto, "
-            "--executor ray with --ray-address, or `autotune plan` for a forecast without them"
-        )
-    return LocalExecutor(layout, gpu_ids)
-
-
-def _ray_executor(layout: Layout, ray_address: str | None) -> Executor:
-    from autotune.execution.ray import RayExecutor
-
-    return RayExecutor(layout, ray_address)
-
-
-EXECUTORS: Mapping[str, ExecutorFactory] = {"ray": _ray_executor, "local": _local_executor}
 
 
 class _SpentClock:

@@ -89,19 +89,20 @@ class StorageTracker(TorchDispatchMode):
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Active, resizes included, which no operator does: FSDP frees and fills its buffers so."""
-        resize = torch.UntypedStorage.resize_
+        storage_type: Any = torch.UntypedStorage  # whose methods a type checker lets nobody replace
+        resize = storage_type.resize_
 
         def resize_and_tell(storage: torch.UntypedStorage, size: int) -> None:
             resize(storage, size)
             self._resized(storage)
 
         # torch has no hook for a resize.
-        torch.UntypedStorage.resize_ = resize_and_tell  # type: ignore[assignment, method-assign]
+        storage_type.resize_ = resize_and_tell
         try:
             with self:
                 yield
         finally:
-            torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+            storage_type.resize_ = resize
 
 
 def _is_engine_of_autograd() -> bool:

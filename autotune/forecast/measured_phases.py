@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autotune.forecast import phases
+from autotune.forecast import buffers, phases
 from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.measured import MeasuredTerms
@@ -21,20 +21,20 @@ def measured_phases(
     saved = waiting + alive + copies.of_layers
     one_layer = acts.saved + copies.of_layers / stage.layers
 
-    persist = phases.gradients_persist(case)
+    persist = buffers.gradients_persist(case)
     before = state.gradients * persist
     head = np.where(case.is_lora, 0.0, held.vocabulary * stage.has_loss)
     appear = ~(persist | shards_gradients(case)) * case.bytes.gradients
     # Where gradients persist, a finished one has been added to what was there.
     finished = case.is_fsdp | ~persist
-    gathered, bucket = phases.gathered(case, held, head), phases.bucket(case)
-    standing = phases.standing_bucket(case)
+    gathered, bucket = buffers.gathered(case, held, head), buffers.bucket(case)
+    standing = buffers.standing_bucket(case)
     layer = terms.most("backward", finished) + phases.context_transient(case)
     layer = layer + phases.dequantised(case) + phases.fake_quantised(case) * case.checkpoints
     pieces = phases.loss_share(case) * stage.has_loss
-    waits = phases.waiting_head(case, head)
+    waits = buffers.waiting_head(case, head)
     layer = layer + waits
-    loose = phases.loose_gradients(case, stage, held, head)
+    loose = buffers.loose_gradients(case, stage, held, head)
     return (
         (StepPhase.FORWARD, Phase(before + loose.in_loss, np.zeros(1), gathered.at_start + standing)),
         (
@@ -81,7 +81,7 @@ def measured_phases(
                 np.where(
                     appear > 0,
                     appear * (held.trainable_unit * (stage.layers - 1) + head),
-                    phases.sharded_gradients(case, held, state),
+                    buffers.sharded_gradients(case, held, state),
                 )
                 + loose.in_first_layer,
                 waiting + one_layer,

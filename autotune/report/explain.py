@@ -8,7 +8,7 @@ from autotune.forecast.calibration import Calibration, Observation
 from autotune.forecast.forecast import Forecast, break_down
 from autotune.hardware.sizes import format_bytes
 from autotune.report.answer import Answer, Recommendation
-from autotune.report.explanation import Bounds, Cost, JobExplanation, Knob, Step
+from autotune.report.explanation import Bounds, Cost, JobExplanation, Knob, Source, Step
 from autotune.report.recommend import Facts
 from autotune.search.confirmation import Contender
 from autotune.search.facts import facts_of
@@ -137,63 +137,42 @@ def _step(case: _Case, field: str, value: Value) -> Step:
     (steps,) = accumulation_steps(Columns.of([config]), case.legal)
     config = config.model_copy(update={DERIVED: int(steps)})
     if reason := why_illegal(config, case.legal):
-        return Step(
-            value=value, source="forecast", tokens_per_second=None, speed_change=None, peak_bytes=None,
-            bytes_change=None, fits=False, why_not=reason,
-        )  # fmt: skip
+        return _compared(case, value, "forecast", None, None, reason)
     if (known := case.contenders.get(config)) is not None:
         return _measured(case, value, known)
     found = case.forecast(config)
     speed, peak = float(found.tokens_per_second[0]), int(found.device_bytes[0])
     over = peak - case.usable_bytes
-    return _with_changes(
-        case,
-        Step(
-            value=value,
-            source="forecast",
-            tokens_per_second=speed,
-            speed_change=None,
-            peak_bytes=peak,
-            bytes_change=None,
-            fits=over <= 0,
-            why_not=f"it would hold {format_bytes(over)} more than is usable" if over > 0 else None,
-        ),
-    )
+    why = f"it would hold {format_bytes(over)} more than is usable" if over > 0 else None
+    return _compared(case, value, "forecast", speed, peak, why)
 
 
 def _measured(case: _Case, value: Value, known: Contender) -> Step:
-    result = known.results[0]
     speed = known.tokens_per_second.median if known.has_speed else None
     peak = None if known.ran_out_of_memory else known.peak_bytes or None
     why = None
     if known.ran_out_of_memory:
         why = "it ran out of memory"
     elif not known.has_speed:
-        why = f"{result.outcome.replace('_', ' ')}: {result.reason}"
+        why = f"{known.results[0].outcome.replace('_', ' ')}: {known.results[0].reason}"
     elif not known.holds:
         why = f"its peak is above the usable {format_bytes(known.usable_bytes)}"
-    return _with_changes(
-        case,
-        Step(
-            value=value,
-            source="measured",
-            tokens_per_second=speed,
-            speed_change=None,
-            peak_bytes=peak,
-            bytes_change=None,
-            fits=known.holds,
-            why_not=why,
-        ),
-    )
+    return _compared(case, value, "measured", speed, peak, why)
 
 
-def _with_changes(case: _Case, step: Step) -> Step:
-    speed, peak = step.tokens_per_second, step.peak_bytes
-    return step.model_copy(
-        update={
-            "speed_change": speed and speed / case.chosen.tokens_per_second.median - 1,
-            "bytes_change": None if peak is None else peak - case.chosen.peak_bytes,
-        }
+def _compared(
+    case: _Case, value: Value, source: Source, speed: float | None, peak: int | None, why_not: str | None
+) -> Step:
+    """With what differs from the recommended configuration; it fits unless there is a reason why not."""
+    return Step(
+        value=value,
+        source=source,
+        tokens_per_second=speed,
+        speed_change=None if speed is None else speed / case.chosen.tokens_per_second.median - 1,
+        peak_bytes=peak,
+        bytes_change=None if peak is None else peak - case.chosen.peak_bytes,
+        fits=why_not is None,
+        why_not=why_not,
     )
 
 

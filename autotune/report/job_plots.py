@@ -106,19 +106,7 @@ def speed_over_memory(picture: Picture) -> "Figure":
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
-    for outcome, colour in COLOURS.items():
-        of_outcome = [trial for trial in picture.trials if trial.outcome == outcome]
-        if of_outcome:
-            figure.add_trace(
-                Scatter(
-                    name=outcome.replace("_", " "),
-                    x=[(trial.peak_bytes or picture.ceiling_bytes) / GIB for trial in of_outcome],
-                    y=[trial.tokens_per_second for trial in of_outcome],
-                    text=[f"trial {trial.number}: {trial.label}" for trial in of_outcome],
-                    mode="markers",
-                    marker={"color": colour, "size": 9, "symbol": _symbol(outcome)},
-                )
-            )
+    _add_trials(figure, picture, lambda trial: (trial.peak_bytes or picture.ceiling_bytes) / GIB)
     front = _front([trial for trial in picture.trials if picture.fits(trial)])
     figure.add_trace(
         Scatter(
@@ -147,19 +135,7 @@ def history(picture: Picture) -> "Figure":
             best = max(best, trial.tokens_per_second)
         bests.append(best)
     numbers = [trial.number for trial in picture.trials]
-    for outcome, colour in COLOURS.items():
-        of_outcome = [trial for trial in picture.trials if trial.outcome == outcome]
-        if of_outcome:
-            figure.add_trace(
-                Scatter(
-                    name=outcome.replace("_", " "),
-                    x=[trial.number for trial in of_outcome],
-                    y=[trial.tokens_per_second for trial in of_outcome],
-                    text=[trial.label for trial in of_outcome],
-                    mode="markers",
-                    marker={"color": colour, "size": 9, "symbol": _symbol(outcome)},
-                )
-            )
+    _add_trials(figure, picture, lambda trial: trial.number)
     figure.add_trace(
         Scatter(name="best so far", x=numbers, y=bests, mode="lines", line={"shape": "hv", "color": "#247"})
     )
@@ -259,6 +235,25 @@ def save_plots(picture: Picture, folder: Path) -> list[Path]:
     except OSError as error:
         raise BadInput(f"cannot write plots to {folder}: {error.strerror}; choose another folder") from error
     return written
+
+
+def _add_trials(figure: "Figure", picture: Picture, x: Callable[[PlottedTrial], float]) -> None:
+    """All trials as points, by outcome; `x` says where each stands, its tokens/s how high."""
+    from plotly.graph_objects import Scatter
+
+    for outcome, colour in COLOURS.items():
+        of_outcome = [trial for trial in picture.trials if trial.outcome == outcome]
+        if of_outcome:
+            figure.add_trace(
+                Scatter(
+                    name=outcome.replace("_", " "),
+                    x=[x(trial) for trial in of_outcome],
+                    y=[trial.tokens_per_second for trial in of_outcome],
+                    text=[f"trial {trial.number}: {trial.label}" for trial in of_outcome],
+                    mode="markers",
+                    marker={"color": colour, "size": 9, "symbol": _symbol(outcome)},
+                )
+            )
 
 
 def _front(trials: Sequence[PlottedTrial]) -> list[PlottedTrial]:

@@ -10,9 +10,11 @@ from autotune.jobs import Job
 from autotune.report.answer import Answer, Baseline, Evidence, Recommendation, Row, Spent
 from autotune.search.candidates import Candidates
 from autotune.search.ceilings import FORECAST_MARGIN, PEAK_MARGIN, enough_for, in_words, ways_out
-from autotune.search.confirmation import Contender, by_length, headline, is_tie, speedup
+from autotune.search.confirmation import Contender, by_length, gather_contenders, headline, is_tie, speedup
 from autotune.search.history import TrialRecord
 from autotune.search.problem import Premises
+from autotune.storage.records import Measurement
+from trials.contract.messages import ProbeResult
 from trials.contract.outcome import VERDICTS, Outcome
 
 MAX_ALTERNATIVES = 5
@@ -28,6 +30,22 @@ class Facts:
     contenders: Sequence[Contender]
     probe_seconds: float
     """Of all probes, confirmations included."""
+
+
+def gather_facts(
+    job: Job, premises: Premises, trials: Sequence[TrialRecord], measurements: Sequence[Measurement]
+) -> Facts:
+    """What the record of a job comes to."""
+    results: dict[int, dict[int, ProbeResult]] = {}
+    for measurement in measurements:
+        results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
+    return Facts(
+        job=job,
+        premises=premises,
+        trials=trials,
+        contenders=gather_contenders(trials, results, job.spec.usable_bytes),
+        probe_seconds=sum(m.result.seconds for m in measurements if m.reused_from is None),
+    )
 
 
 def answer(facts: Facts) -> Answer:

@@ -3,7 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from autotune.execution.executor import Executor
+from autotune.jobs import Job
+from autotune.search.keys import context_key
 from autotune.storage.records import Measurement
+from autotune.storage.repository import Repository
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import VERDICTS, Outcome
@@ -16,6 +20,23 @@ class Known:
     result: ProbeResult
     job: str
     """Its name."""
+
+
+def known_to(job: Job, repository: Repository, executor: Executor) -> dict[TrainingConfig, Known]:
+    """What a job need not probe, in the order in which it takes it over.
+
+    Nothing where it is to measure afresh or for a table, where a factory may have changed unseen, and where
+    the executor cannot tell its versions. Raises StorageUnavailable.
+    """
+    spec = job.spec
+    changes_unseen = spec.model.factory is not None and spec.model.factory_version is None
+    if spec.fresh or spec.repeats > 1 or changes_unseen or not repository.has_measurements(job):
+        return {}
+    versions = executor.versions()
+    if versions is None:
+        return {}
+    found = repository.probes_like(context_key(spec, versions), besides=job)
+    return known(found, spec.ceiling_bytes, spec.usable_bytes)
 
 
 def known(

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from autotune.jobs import JobSpec
 from autotune.search.history import TrialRecord
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import VERDICTS
@@ -27,6 +29,16 @@ class Budget:
     """Wall time of all probes together; what GPU-hours come to, each probe having all GPUs of the job."""
     stop_below: float = 0.0
     """Share of the best so far that a candidate has to promise; 0: the search goes on whatever it does."""
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Self:
+        """A job's."""
+        return cls(
+            trials=spec.trials,
+            seconds=(spec.minutes or math.inf) * 60,
+            probe_seconds=(spec.gpu_hours or math.inf) * 3600 / spec.world_size,
+            stop_below=spec.stop_below,
+        )
 
     def trials_left(self, history: Sequence[TrialRecord]) -> int:
         """Trials that may still begin, those under way taken off."""
