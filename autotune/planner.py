@@ -36,7 +36,7 @@ def plan(request: PlanRequest) -> Plan:
 
 
 def save_plot(found: Plan, path: Path) -> None:
-    """Write the plan's plots as one HTML file; raises BadInput where it cannot be written."""
+    """Write the plan's plots as one file, .html or .png; raises BadInput where it cannot be written."""
     from autotune.report.plots import save_plan  # plotly takes longer to import than a plan to make
 
     save_plan(found, path)

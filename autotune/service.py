@@ -3,7 +3,7 @@
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -151,11 +151,11 @@ class Service:
             raise _no_recommendation(job)
         return explanation
 
-    def save_plots(self, name: str, folder: Path) -> list[Path]:
-        """Write the plots of a job into `folder`; raises BadInput where it cannot be written to."""
+    def save_plots(self, name: str, folder: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
+        """Write the plots of a job into `folder`, as html, png or both; raises BadInput where it cannot."""
         job = self.job(name)
         facts = self._facts(job, premises(job.spec))
-        return save_plots(self._picture(facts, self.answer(name)), folder)
+        return save_plots(self._picture(facts, self.answer(name)), folder, formats)
 
     def trials(self, name: str) -> list[TrialRow]:
         job = self.job(name)

@@ -13,10 +13,13 @@ true figure is within 2 % of the best. The baseline is the first probe of every 
 """
 
 import argparse
+import itertools
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +48,7 @@ from trials.contract.config import TrainingConfig
 from trials.contract.messages import Estimate, ProbeResult
 from trials.contract.outcome import VERDICTS, Outcome, Phase
 from trials.contract.statistics import throughput
-from trials.measure import is_outpaced
+from trials.measure import why_outpaced
 
 AFTER = (4, 8, 16, 32)
 """Probes, the baseline's included."""
@@ -171,7 +174,7 @@ class Replay:
         plan = Measuring(spec.world_size).own(row.config, best)
         steps = row.step_s[drawn]
         for count in range(1, len(steps)):
-            if is_outpaced(steps[:count], plan):
+            if why_outpaced(steps[:count], plan):
                 tokens = row.config.tokens_per_step(spec.world_size)
                 return result.model_copy(
                     update={
@@ -292,14 +295,12 @@ def figures(searches: Sequence[Searched]) -> dict[str, Any]:
     return found
 
 
-def raced(replays: Sequence[Replay], seeds: int) -> dict[str, float]:
+def raced(everything: "Everything", seeds: int) -> dict[str, float]:
     """What racing spares of the seconds of sixteen probes, and what it costs in what is found by then."""
     plain, racing = (
-        [
-            replay.search("cost_model", seed, replay.candidates(), 16, racing=is_racing)
-            for replay in replays
-            for seed in range(seeds)
-        ]
+        everything.searches(
+            [Task(table, "cost_model", seed, 16, racing=is_racing) for table, seed in everything.each(seeds)]
+        )
         for is_racing in (False, True)
     )
     seconds = [sum(probe.seconds for search in found for probe in search.probes) for found in (plain, racing)]
@@ -321,27 +322,75 @@ def difference(ours: Sequence[Searched], others: Sequence[Searched], count: int)
     }
 
 
-def searched(replays: Sequence[Replay], sampler: str, seeds: int, *, is_wrong: bool) -> list[Searched]:
-    found = []
-    for replay in replays:
-        most = max(AFTER) if sampler in SLOW or is_wrong else len(replay.rows)
-        for seed in range(seeds):
-            off = wrong(replay.columns, seed) if is_wrong else lambda same: same
-            found.append(replay.search(sampler, seed, replay.candidates(off), most))
-    return found
+@dataclass(frozen=True)
+class Task:
+    """One search."""
+
+    table: int
+    sampler: str
+    seed: int
+    most: int
+    is_wrong: bool = False
+    racing: bool = False
 
 
-def shown(title: str, of_samplers: Mapping[str, dict[str, Any]]) -> None:
-    columns = [*(f"regret_after_{n}" for n in AFTER), "out_of_memory_share", "seconds_to_2_percent"]
+class Everything:
+    """All tables, and processes that search on them."""
+
+    def __init__(self, files: Sequence[Path], processes: int) -> None:
+        self.replays = [Replay(file.stem, Table.parse(file.read_bytes())) for file in files]
+        self._pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(files,))
+
+    def each(self, seeds: int) -> Iterator[tuple[int, int]]:
+        """Tables and seeds."""
+        return itertools.product(range(len(self.replays)), range(seeds))
+
+    def searches(self, tasks: Sequence[Task]) -> list["Searched"]:
+        found = self._pool.map(_search, tasks)
+        return [
+            Searched(self.replays[task.table], probes, settled_after)
+            for task, (probes, settled_after) in zip(tasks, found, strict=True)
+        ]
+
+    def searched(self, sampler: str, seeds: int, *, is_wrong: bool) -> list["Searched"]:
+        few = sampler in SLOW or is_wrong
+        return self.searches(
+            [
+                Task(table, sampler, seed, max(AFTER) if few else len(self.replays[table].rows), is_wrong)
+                for table, seed in self.each(seeds)
+            ]
+        )
+
+
+_replays: list[Replay] = []
+"""Of a process that searches."""
+
+
+def _begin(files: Sequence[Path]) -> None:
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    register()
+    _replays.extend(Replay(file.stem, Table.parse(file.read_bytes())) for file in files)
+
+
+def _search(task: Task) -> tuple[Sequence[Probe], int | None]:
+    replay = _replays[task.table]
+    off = wrong(replay.columns, task.seed) if task.is_wrong else lambda same: same
+    candidates = replay.candidates(off)
+    found = replay.search(task.sampler, task.seed, candidates, task.most, racing=task.racing)
+    return found.probes, found.settled_after
+
+
+COLUMNS = (*(f"regret_after_{n}" for n in AFTER), "out_of_memory_share", "seconds_to_2_percent")
+
+
+def show_title(title: str) -> None:
     print(f"\n{title}")
-    print(f"{'':16}" + "".join(f"{column.replace('regret_', ''):>22}" for column in columns))
-    for name, found in of_samplers.items():
-        print(f"{name:16}" + "".join(f"{found[column]:22.3f}" for column in columns))
+    print(f"{'':16}" + "".join(f"{column.replace('regret_', ''):>22}" for column in COLUMNS))
 
 
-def load(files: Sequence[Path]) -> Iterator[Replay]:
-    for file in files:
-        yield Replay(file.stem, Table.parse(file.read_bytes()))
+def show_row(name: str, found: Mapping[str, Any]) -> None:
+    print(f"{name:16}" + "".join(f"{found[column]:22.3f}" for column in COLUMNS), flush=True)
 
 
 def main() -> None:
@@ -351,20 +400,21 @@ def main() -> None:
     register()
     parser.add_argument("--samplers", nargs="+", default=[*samplers.SAMPLERS])
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    replays = list(load(arguments.table))
+    everything = Everything(arguments.table, os.cpu_count() or 1)
+    replays = everything.replays
     for replay in replays:
         share = float(replay.fits.mean())
         noise = float(np.median(replay.noise[replay.fits]))
         print(f"{replay.name}: {len(replay.rows)} rows, {share:.0%} fit, noise of a row {noise:.1%}")
     result: dict[str, Any] = {"seeds": arguments.seeds, "tables": {r.name: len(r.rows) for r in replays}}
     for title, is_wrong in (("forecast as it is", False), ("wrong forecast", True)):
-        of_samplers = {
-            name: searched(replays, name, arguments.seeds, is_wrong=is_wrong) for name in arguments.samplers
-        }
-        found = {name: figures(searches) for name, searches in of_samplers.items()}
-        shown(f"{title}, mean over {len(replays)} tables and {arguments.seeds} seeds", found)
+        show_title(f"{title}, mean over {len(replays)} tables and {arguments.seeds} seeds")
+        of_samplers: dict[str, list[Searched]] = {}
+        found: dict[str, dict[str, Any]] = {}
+        for name in arguments.samplers:
+            of_samplers[name] = everything.searched(name, arguments.seeds, is_wrong=is_wrong)
+            found[name] = figures(of_samplers[name])
+            show_row(name, found[name])
         result[title] = {
             "all tables": found,
             "by table": {
@@ -384,7 +434,7 @@ def main() -> None:
                 "cost_model less forecast_order:", json.dumps(result[title]["cost_model less forecast_order"])
             )
     if "cost_model" in arguments.samplers:
-        result["racing"] = raced(replays, arguments.seeds)
+        result["racing"] = raced(everything, arguments.seeds)
         print("racing:", json.dumps(result["racing"]))
     print(f"written to {save('search_efficiency', result)}")
 

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 
 from trials.contract.messages import MeasurementPlan
-from trials.contract.outcome import Outcome
 from trials.contract.statistics import median_interval, relative_half_width
 from trials.data import TokenBatches
 from trials.devices import Device
@@ -102,37 +101,41 @@ def warm_up(stepper: Stepper, plan: MeasurementPlan) -> None:
     for count in range(1, plan.max_warm_up_steps + 1):
         seconds = stepper.step()
         settled = abs(seconds - previous) <= SETTLED * previous
-        if count >= plan.min_warm_up_steps and (settled or is_outpaced([previous, seconds], plan)):
+        if count >= plan.min_warm_up_steps and (settled or why_outpaced([previous, seconds], plan)):
             return
         previous = seconds
 
 
-def measure(stepper: Stepper, plan: MeasurementPlan, on_step: Callable[[int], None]) -> Outcome:
+def measure(stepper: Stepper, plan: MeasurementPlan, on_step: Callable[[int], None]) -> str | None:
     """Step until the median's interval is narrow enough, a budget of the plan ends, or there is nothing to
-    win; return whether it was measured or outpaced.
+    win: then return why, else None.
     """
     steps = stepper.measurement.step_s
     while len(steps) < plan.max_steps:
         steps.append(stepper.step())
         on_step(len(steps))
-        if is_outpaced(steps, plan):
-            return Outcome.OUTPACED
+        if outpaced := why_outpaced(steps, plan):
+            return outpaced
         if len(steps) >= plan.least_steps and sum(steps) >= plan.max_measure_s:
             break
         narrow = relative_half_width(median_interval(steps)) <= plan.relative_half_width
         if len(steps) >= plan.min_steps and narrow:
             break
-    return Outcome.MEASURED
+    return None
 
 
-def is_outpaced(steps: Sequence[float], plan: MeasurementPlan) -> bool:
-    """Whether a configuration with such steps can no longer be the best.
+def why_outpaced(steps: Sequence[float], plan: MeasurementPlan) -> str | None:
+    """Why a configuration with such steps can no longer be the best, in words; None where it can.
 
-    When even the fastest of them is far beyond the step to beat or, from enough steps on, the whole interval
-    of their median is beyond it.
+    It cannot when even the fastest of them is far beyond the step to beat or, from enough steps on, the whole
+    interval of their median is beyond it.
     """
     if plan.step_to_beat_s is None or len(steps) < LEAST_TO_OUTPACE:
-        return False
+        return None
+    best = f"that of the best so far takes {plan.step_to_beat_s:.3g} s"
     if min(steps) > plan.step_to_beat_s * FAR_BEYOND:
-        return True
-    return len(steps) >= plan.min_steps and median_interval(steps).low > plan.step_to_beat_s
+        return f"its fastest step took {min(steps):.3g} s; {best}"
+    interval = median_interval(steps)
+    if len(steps) >= plan.min_steps and interval.low > plan.step_to_beat_s:
+        return f"its median step takes {interval.low:.3g} s or more; {best}"
+    return None

@@ -15,13 +15,13 @@ from trials.ceiling import CeilingReached
 from trials.contract.capabilities import ENGINE_OF_SHARDING, refusal
 from trials.contract.environment import threads_per_rank
 from trials.contract.message import Message
-from trials.contract.messages import MeasurementPlan, NodeShare, ProbeRequest, RankReport
+from trials.contract.messages import NodeShare, ProbeRequest, RankReport
 from trials.contract.outcome import Outcome, Phase
 from trials.data import TokenBatches
 from trials.devices import Device, open_device
 from trials.engines import Engine, EngineRefusal, Setting, build_engine
 from trials.failures import lost_peer, outcome_of, reason_of
-from trials.measure import Measurement, Stepper, measure, warm_up
+from trials.measure import Stepper, measure, warm_up
 from trials.threads import use_threads
 from trials.versions import versions_of
 
@@ -118,13 +118,11 @@ class _RankProbe:
             self._check_ceiling(device)
 
             journal.enter(Phase.MEASURE)
-            outcome = measure(stepper, request.measurement, journal.step)
+            outpaced = measure(stepper, request.measurement, journal.step)
             self._check_ceiling(device)
             self._throttled = device.throttled()
             journal.enter(Phase.DONE)
-            if outcome == Outcome.OUTPACED:
-                return self.report(outcome, reason=_why_outpaced(stepper.measurement, request.measurement))
-            return self.report(outcome)
+            return self.report(Outcome.OUTPACED if outpaced else Outcome.MEASURED, reason=outpaced)
 
     def _check_ceiling(self, device: Device) -> None:
         """Hold the peak against the ceiling, which counts more than what an allocator can refuse."""
@@ -153,11 +151,6 @@ class _RankProbe:
             phase_s=self._journal.phase_s,
             throttled=self._throttled,
         )
-
-
-def _why_outpaced(measurement: Measurement, plan: MeasurementPlan) -> str:
-    fastest, to_beat = min(measurement.step_s), plan.step_to_beat_s or 0.0
-    return f"its fastest step took {fastest:.3g} s, one of the best so far takes {to_beat:.3g} s"
 
 
 def _setting(request: ProbeRequest, device: Device) -> Setting:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotune.forecast import layers
+from autotune.forecast import layer_gradients, layers
 from autotune.forecast.case import Case
 from autotune.forecast.formats import AUTOCAST, HALF, SINGLE, Floats, Indices
 from autotune.forecast.layers import Kept
@@ -89,19 +89,22 @@ def _derived(case: Case) -> Activations:
         saved=np.where(case.checkpoints, kept, whole),
         recomputed=case.checkpoints * (whole - already),
         touched=whole,
-        product=_bytes(case, (layers.product_backward,)),
-        down=_bytes(case, (layers.down_backward,)),
-        experts=_bytes(case, (layers.experts_backward,)),
-        attention=_bytes(case, (layers.attention_backward, layers.scores_backward), eager),
+        product=_bytes(case, (layer_gradients.product_backward,)),
+        down=_bytes(case, (layer_gradients.down_backward,)),
+        experts=_bytes(case, (layer_gradients.experts_backward,)),
+        attention=_bytes(case, (layer_gradients.attention_backward, layer_gradients.scores_backward), eager),
         other=np.maximum(
-            np.maximum(_bytes(case, (layers.norm_after_backward,)), _bytes(case, (layers.routing_backward,))),
-            _bytes(case, (layers.nothing, layers.product_recomputed), 1 * case.checkpoints),
+            np.maximum(
+                _bytes(case, (layer_gradients.norm_after_backward,)),
+                _bytes(case, (layer_gradients.routing_backward,)),
+            ),
+            _bytes(case, (layers.nothing, layer_gradients.product_recomputed), 1 * case.checkpoints),
         ),
         in_forward=_bytes(case, (layers.nothing, _attention_forward), eager),
         masks=_bytes(case, (layers.nothing, layers.masks), eager) + by_mask * case.sequence**2,
         stream=_bytes(case, (layers.input_alone,)),
         final_norm=_bytes(case, (layers.final_norm,)),
-        head=_bytes(case, (layers.final_norm_backward,)),
+        head=_bytes(case, (layer_gradients.final_norm_backward,)),
     )
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.forecast.factors import Factors
 from autotune.forecast.forecast import Forecast
 from autotune.forecast.formats import Floats
-from autotune.forecast.residuals import MEMORY, SPEED, Factors, Residuals, posterior
+from autotune.forecast.residuals import MEMORY, SPEED, Residuals, posterior
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import MemoryPeaks, ProbeResult

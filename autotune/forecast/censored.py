@@ -30,23 +30,27 @@ def uncensored(
     bounds = values[censored]
     precision[censored] = 0.0
     for _ in range(SWEEPS):
-        for index, bound in zip(np.flatnonzero(censored).tolist(), bounds, strict=True):
-            others = (precision > 0) & (np.arange(len(values)) != index)
-            mean, spread = _conditional(covariance, values, precision, index, others)
-            values[index], precision[index] = _site(mean, spread, float(bound))
+        believed = _conditioned(covariance, precision)  # anew, lest roundings add up
+        for index, bound in zip(np.flatnonzero(censored).tolist(), bounds.tolist(), strict=True):
+            within = float(believed[index, index])
+            # Without its own site a value is known less well, but never less than before anything was.
+            others = max(1 / within - precision[index], 1 / covariance[index, index])
+            weighted = believed[index] @ (precision * values) / within - precision[index] * values[index]
+            site = _site(float(weighted / others), 1 / math.sqrt(others), bound)
+            change = site[1] - precision[index]
+            values[index], precision[index] = site
+            column = believed[:, index].copy()
+            believed -= np.outer(column, column * (change / (1 + change * within)))
     return values, 1.0 / np.maximum(precision, LEAST_PRECISION)
 
 
-def _conditional(
-    covariance: Floats, values: Floats, precision: Floats, index: int, others: NDArray[np.bool_]
-) -> tuple[float, float]:
-    """Mean and standard deviation of one value given the others."""
-    if not others.any():
-        return 0.0, math.sqrt(covariance[index, index])
-    known = covariance[np.ix_(others, others)] + np.diag(1.0 / precision[others])
-    weights = np.linalg.solve(known, covariance[others, index])
-    left = covariance[index, index] - weights @ covariance[others, index]
-    return float(weights @ values[others]), math.sqrt(max(float(left), 1e-12))
+def _conditioned(covariance: Floats, precision: Floats) -> Floats:
+    """Covariance once each value was observed with `precision`, which may be 0 (GPML, equation 3.26)."""
+    roots = np.sqrt(precision)
+    inner = np.eye(len(roots)) + roots[:, None] * covariance * roots
+    half = np.linalg.solve(np.linalg.cholesky(inner), roots[:, None] * covariance)
+    believed: Floats = covariance - half.T @ half
+    return believed
 
 
 def _site(mean: float, spread: float, bound: float) -> tuple[float, float]:

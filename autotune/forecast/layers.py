@@ -5,126 +5,20 @@ Bytes per token that the forward saves for the backward. Each term was traced on
 counts where an operator saves it: an input of a matmul, both factors of a product, a softmax's output.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
 
 from autotune.forecast.formats import AUTOCAST, HALF, SINGLE
+from autotune.forecast.styles import (
+    COMPUTED,
+    NORM_INPUT,
+    NORM_STATISTICS,
+    SCORES,
+    STREAM,
+    Scores,
+    style_of,
+)
 from autotune.models.shape import ModelShape
-
-COMPUTED = {HALF: 2, SINGLE: 4, AUTOCAST: 2}
-"""Mode → bytes of a number in and after a matmul."""
-STREAM = {HALF: 2, SINGLE: 4, AUTOCAST: 4}
-"""Mode → bytes of a number in the residual stream, which autocast leaves in the format of the weights."""
-
-Norm = Literal["rms", "wide_rms", "layer"]
-NORM_INPUT: Mapping[Norm, Mapping[int, int]] = MappingProxyType(
-    {
-        # An fp32 copy of the input, and what it was normalised to, in the format of the input.
-        "rms": {HALF: 4 + 2, SINGLE: 4 + 4, AUTOCAST: 4 + 4},
-        # It multiplies by the weight in fp32, before it goes back to the format of the input.
-        "wide_rms": {HALF: 4 + 4, SINGLE: 4 + 4, AUTOCAST: 4 + 4},
-        "layer": {HALF: 2, SINGLE: 4, AUTOCAST: 4},
-    }
-)
-"""Norm and mode → bytes per feature."""
-NORM_STATISTICS: Mapping[Norm, int] = MappingProxyType({"rms": 4, "wide_rms": 4, "layer": 8})
-"""Bytes per token: a reciprocal root in fp32, or a mean and one."""
-
-Softmax = Literal["widened", "softcapped", "as_it_is", "with_sinks"]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Bytes per score of eager attention."""
-
-    kept: int
-    forward: int
-    """Alive at most in its forward, with what is kept."""
-    backward: int
-    """Alive at most in its backward, with what was kept."""
-
-
-SCORES: Mapping[Softmax, Mapping[int, Scores]] = MappingProxyType(
-    {
-        # In fp32, and cast back.
-        "widened": {HALF: Scores(6, 10, 12), SINGLE: Scores(4, 8, 12), AUTOCAST: Scores(6, 8, 12)},
-        # The same after a tanh.
-        "softcapped": {HALF: Scores(8, 10, 14), SINGLE: Scores(8, 8, 16), AUTOCAST: Scores(8, 8, 14)},
-        # In the format of the scores.
-        "as_it_is": {HALF: Scores(2, 4, 6), SINGLE: Scores(4, 8, 12), AUTOCAST: Scores(6, 8, 12)},
-        # The same with one more score per head, and the largest taken off first.
-        "with_sinks": {HALF: Scores(2, 6, 6), SINGLE: Scores(4, 12, 12), AUTOCAST: Scores(6, 14, 14)},
-    }
-)
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a family computes a layer, as far as it decides what is kept. The defaults are Llama's."""
-
-    norm: Norm = "rms"
-    norms_after: bool = False
-    """Attention and feed-forward are followed by a norm too."""
-    qk_norm: bool = False
-    attention_readers: int = 3
-    """Matmuls that read the norm before the attention: query, key and value, or one for all."""
-    feed_forward_readers: int = 2
-    """Matmuls that read the norm before the feed-forward part: gate and up, or one."""
-    fused_qkv: bool = False
-    """Query, key and value are views of one matmul's output, and rotated copies are made beside it."""
-    softmax: "Softmax" = "widened"
-    """What eager attention makes of its scores."""
-    activation_copies: int = 4
-    """Tensors of feed-forward width that are kept: gate, its activation, up, their product."""
-    gradient_copies: int = 2
-    """Gradients of feed-forward width at their most, less what is given back: of the product's factors."""
-    recomputed_copies: int = 0
-    """Tensors of feed-forward width that a forward holds beside what it keeps, when the product is made."""
-    router_copies: int = 4
-    """Indices of 8 bytes kept for each expert that serves a token: chosen, sorted, its token, its place."""
-    routes_in_fp32: bool = False
-    """The weights of a token's experts are fp32, and kept with their sum."""
-    softmax_over_chosen: bool = False
-    """The router's softmax is over the experts of a token alone."""
-
-
-STYLES: Mapping[str, Style] = MappingProxyType(
-    {
-        "qwen3": Style(qk_norm=True),
-        "qwen3_moe": Style(qk_norm=True),
-        "mixtral": Style(routes_in_fp32=True),
-        "gpt_oss": Style(
-            norm="wide_rms",
-            softmax="with_sinks",
-            activation_copies=7,  # clamped twice, and gated by a sigmoid
-            recomputed_copies=3,  # the gathered biases of gate and up, and the gate before it is clamped
-            router_copies=5,
-            softmax_over_chosen=True,
-        ),
-        "phi3": Style(attention_readers=1, feed_forward_readers=1, fused_qkv=True),
-        "gemma": Style(norm="wide_rms"),
-        "gemma2": Style(norm="wide_rms", norms_after=True, softmax="softcapped"),
-        "gemma3_text": Style(norm="wide_rms", norms_after=True, qk_norm=True),
-        # Its gelu is four Python operators.
-        "gpt2": Style(
-            norm="layer",
-            attention_readers=1,
-            feed_forward_readers=1,
-            softmax="as_it_is",
-            activation_copies=5,
-        ),
-        "starcoder2": Style(norm="layer", feed_forward_readers=1, activation_copies=2, gradient_copies=1),
-    }
-)
-"""Model types that are not as Llama."""
-UNGATED = Style(norm="layer", feed_forward_readers=1, activation_copies=2, gradient_copies=1)
-"""What an unknown model without a gate is taken for."""
-
-
-def style_of(shape: ModelShape) -> Style:
-    return STYLES.get(shape.model_type, Style() if shape.gated_mlp else UNGATED)
 
 
 @dataclass(frozen=True)
@@ -168,7 +62,7 @@ def attention(shape: ModelShape, mode: int) -> Kept:
 
 def attention_written_out(shape: ModelShape, mode: int) -> Kept:
     """The same by eager attention: scores are kept, and keys and values for all heads."""
-    return attention_without_scores(shape, mode) + _scores(shape, mode, lambda scores: scores.kept)
+    return attention_without_scores(shape, mode) + of_scores(shape, mode, lambda scores: scores.kept)
 
 
 def attention_without_scores(shape: ModelShape, mode: int) -> Kept:
@@ -180,10 +74,11 @@ def attention_without_scores(shape: ModelShape, mode: int) -> Kept:
 
 def scores_forward(shape: ModelShape, mode: int) -> Kept:
     """What eager attention needs at most in its forward."""
-    return _scores(shape, mode, lambda scores: scores.forward)
+    return of_scores(shape, mode, lambda scores: scores.forward)
 
 
-def _scores(shape: ModelShape, mode: int, which: Callable[[Scores], int]) -> Kept:
+def of_scores(shape: ModelShape, mode: int, which: Callable[[Scores], int]) -> Kept:
+    """What `which` says of each score of eager attention."""
     return Kept(0, 0, per_key=which(SCORES[style_of(shape).softmax][mode]) * shape.num_heads)
 
 
@@ -320,88 +215,6 @@ def compiled(shape: ModelShape, mode: int) -> Kept:
 def final_norm(shape: ModelShape, mode: int) -> Kept:
     """The norm before the head."""
     return norm(shape, mode, 1)
-
-
-def final_norm_backward(shape: ModelShape, mode: int) -> Kept:
-    """Gradients alive while the final norm goes backward, with what it saved."""
-    per_feature = 2 * STREAM[mode] if style_of(shape).norm == "layer" else 18
-    return Kept(0, per_feature * shape.hidden_size)
-
-
-def norm_after_backward(shape: ModelShape, mode: int) -> Kept:
-    """Gradients alive while the norm after the feed-forward part goes backward, the first of its layer."""
-    per_feature = 18 if mode == HALF else 20
-    return Kept(0, per_feature * shape.hidden_size * style_of(shape).norms_after)
-
-
-def routing_backward(shape: ModelShape, mode: int) -> Kept:
-    """Gradients alive while what the experts returned is weighted: of the result, and of both factors.
-
-    With weights in fp32 the weighted are too.
-    """
-    if shape.num_experts == 1:
-        return Kept(0, 0)
-    weighted = 4 if style_of(shape).routes_in_fp32 else STREAM[mode]
-    return Kept(0, shape.hidden_size * (STREAM[mode] + 3 * shape.experts_per_token * weighted))
-
-
-def product_recomputed(shape: ModelShape, mode: int) -> Kept:
-    """What a recomputed forward holds when the product is made.
-
-    Experts have returned nothing yet, but what is handed to them is there twice.
-    """
-    copies = style_of(shape).recomputed_copies
-    if not copies:
-        return Kept(0, 0)
-    of_experts = shape.experts_per_token * copies * shape.intermediate_size
-    return Kept(0, STREAM[mode] * (shape.hidden_size + of_experts))
-
-
-def experts_backward(shape: ModelShape, mode: int) -> Kept:
-    """The same while the experts' first matmul goes backward, less what is given back by then."""
-    width = STREAM[mode] * shape.experts_per_token * shape.intermediate_size
-    return Kept(0, STREAM[mode] * shape.hidden_size - 2 * width)
-
-
-def product_backward(shape: ModelShape, mode: int) -> Kept:
-    """Gradients alive while the product of gate and up goes backward, when all of the layer is still kept.
-
-    Of the residual stream, of the product, which itself has gone, and of its factors. Experts have given
-    back what they returned, and a norm after them what it kept.
-    """
-    style, stream = style_of(shape), STREAM[mode] * shape.hidden_size
-    copies = style.gradient_copies
-    if shape.num_experts > 1:
-        of_experts = copies * shape.intermediate_size - shape.hidden_size
-        return Kept(0, stream + STREAM[mode] * shape.experts_per_token * of_experts)
-    gone = norm(shape, mode, 0).split * style.norms_after
-    return Kept(0, stream + copies * COMPUTED[mode] * shape.intermediate_size - gone)
-
-
-def down_backward(shape: ModelShape, mode: int) -> Kept:
-    """Gradients alive while the last matmul goes backward: of its output, cast under autocast, and input."""
-    h, f = shape.hidden_size, shape.intermediate_size
-    if shape.num_experts > 1:
-        return Kept(0, STREAM[mode] * (h + shape.experts_per_token * (f + h)))
-    cast = COMPUTED[mode] * (mode == AUTOCAST)
-    gone = norm(shape, mode, 0).split * style_of(shape).norms_after
-    return Kept(0, (STREAM[mode] + cast) * h + COMPUTED[mode] * f - gone)
-
-
-def attention_backward(shape: ModelShape, mode: int) -> Kept:
-    """Gradients alive while fused attention goes backward, less what the feed-forward part has given back."""
-    back = feed_forward(shape, mode)
-    of_output_and_inputs = 2 * COMPUTED[mode] * (shape.query_size + shape.kv_size)
-    return Kept(-back.gathered, STREAM[mode] * shape.hidden_size + of_output_and_inputs - back.split)
-
-
-def scores_backward(shape: ModelShape, mode: int) -> Kept:
-    """What eager attention needs more in its backward, less what the feed-forward part has given back."""
-    back = feed_forward(shape, mode)
-    more = _scores(shape, mode, lambda scores: scores.backward - scores.kept)
-    of_output_and_values = 2 * COMPUTED[mode] * shape.query_size
-    stream = STREAM[mode] * shape.hidden_size
-    return Kept(-back.gathered, stream + of_output_and_values - back.split) + more
 
 
 def masks(shape: ModelShape, mode: int) -> Kept:

@@ -131,7 +131,7 @@ def unit_bytes(case: Case, held: Parameters, native_bytes: Floats) -> Floats:
     """A layer whose weights take `native_bytes` each, but for the matrices of a quantised base."""
     if case.has("base_weights", "native").all():
         return native_bytes * held.unit
-    quantised = ~case.has("base_weights", "native") * quantised_weights(case, held)
+    quantised = ~case.has("base_weights", "native") * held.padding * quantised_weights(case, held)
     return native_bytes * (held.unit - quantised) + quantised_bytes(case) * quantised
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from autotune.errors import BadInput
 from autotune.report.answer import Answer
 from autotune.report.explanation import JobExplanation
+from autotune.report.figures import save_figures
 from autotune.report.recommend import Facts
 from autotune.search.history import TrialRecord
 from trials.contract.outcome import VERDICTS, Outcome
@@ -120,7 +121,11 @@ def speed_over_memory(picture: Picture) -> "Figure":
     _mark(figure, picture)
     figure.add_vline(x=picture.ceiling_bytes / GIB, line_color="gray", annotation_text="ceiling")
     figure.add_vline(
-        x=picture.usable_bytes / GIB, line_color="gray", line_dash="dash", annotation_text="usable"
+        x=picture.usable_bytes / GIB,
+        line_color="gray",
+        line_dash="dash",
+        annotation_text="usable",
+        annotation_position="top left",
     )
     return _titled(figure, picture, "speed over memory", "peak of the worst rank, GiB", "tokens/s")
 
@@ -223,18 +228,16 @@ PLOTS: Mapping[str, Callable[[Picture], "Figure"]] = MappingProxyType(
 """Name → how it is drawn."""
 
 
-def save_plots(picture: Picture, folder: Path) -> list[Path]:
-    """Write every plot as NAME.html, which needs nothing from outside; raises BadInput where it cannot."""
-    written = []
+def save_plots(picture: Picture, folder: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
+    """Write every plot as NAME.html, NAME.png or both; raises BadInput where it cannot."""
+    figures = {name: draw(picture) for name, draw in PLOTS.items()}
+    files = {folder / f"{name}.{suffix}": figure for name, figure in figures.items() for suffix in formats}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, draw in PLOTS.items():
-            path = folder / f"{name}.html"
-            draw(picture).write_html(path, include_plotlyjs=True, full_html=True)
-            written.append(path)
     except OSError as error:
         raise BadInput(f"cannot write plots to {folder}: {error.strerror}; choose another folder") from error
-    return written
+    save_figures(files)
+    return list(files)
 
 
 def _add_trials(figure: "Figure", picture: Picture, x: Callable[[PlottedTrial], float]) -> None:
@@ -266,11 +269,15 @@ def _front(trials: Sequence[PlottedTrial]) -> list[PlottedTrial]:
 
 def _mark(figure: "Figure", picture: Picture) -> None:
     """Name the recommended trial and the baseline."""
-    for number, words in ((picture.baseline, "baseline"), (picture.recommended, "recommended")):
+    below, above = {"ax": -50, "ay": 40}, {"ax": 0, "ay": -30}
+    for number, words, where in (
+        (picture.baseline, "baseline", below),
+        (picture.recommended, "recommended", above),
+    ):
         trial = next((t for t in picture.trials if t.number == number), None)
         if trial is not None and trial.tokens_per_second:
             figure.add_annotation(
-                x=(trial.peak_bytes or 0) / GIB, y=trial.tokens_per_second, text=words, arrowhead=2
+                x=(trial.peak_bytes or 0) / GIB, y=trial.tokens_per_second, text=words, arrowhead=2, **where
             )
 
 

@@ -54,10 +54,9 @@ class Candidates:
         """Where `config` stands, or None where it is no candidate."""
         if config not in self._found:
             wanted = Columns.of([config])
-            same = np.ones(len(self), dtype=np.bool_)
+            rows = np.arange(len(self))
             for name, array in self.columns.values.items():
-                same &= array == wanted.values[name][0]
-            rows = np.flatnonzero(same)
+                rows = rows[array[rows] == wanted.values[name][0]]
             self._found[config] = int(rows[0]) if len(rows) else None
         return self._found[config]
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from autotune.forecast.calibration import Calibration
+from autotune.forecast.factors import Factors
 from autotune.forecast.formats import Floats, Indices
-from autotune.forecast.residuals import MEMORY, SPEED, Factors, Prior, Residuals, posterior
+from autotune.forecast.residuals import MEMORY, SPEED, Prior, Residuals, posterior
 from autotune.search.candidates import Candidates
 from autotune.search.history import TrialRecord, TrialState
 from autotune.search.strategies import Choice

@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import norm
 
 from autotune.forecast.censored import uncensored
-from autotune.forecast.residuals import MEMORY, Factors, posterior
+from autotune.forecast.factors import Factors
+from autotune.forecast.residuals import MEMORY, posterior
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from autotune.forecast.residuals import MEMORY, SPEED, Factors, posterior
+from autotune.forecast.factors import Factors
+from autotune.forecast.residuals import MEMORY, SPEED, posterior
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 
