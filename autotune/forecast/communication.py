@@ -38,17 +38,17 @@ def communication(
     once = keeps_whole(case)
     first, last = once * _exposed(case, gather, compute.forward), once * scatter
     gather, scatter = ~once * gather, ~once * scatter
-    in_backward = _exposed(case, gather + scatter, compute.backward)
-    # The last backward hides both its own collectives and the reduction of the step.
-    in_last_backward = _exposed(case, gather + scatter + _reduction(case, held), compute.backward)
-    updated = case.has("sharding", "zero1", "zero2") * _shard_ring(case, case.bytes.weights * held.trainable)
+    # Collectives and copies run side by side behind the same compute, so the slower of the two is waited for.
     out, back = _copies(case, stage, held, acts)
-    copied = _exposed(case, out, compute.forward) + _exposed(case, back, compute.backward)
+    copied = _exposed(case, back, compute.backward)
+    in_backward = np.maximum(_exposed(case, gather + scatter, compute.backward), copied)
+    # The last backward hides both its own collectives and the reduction of the step.
+    last_reduced = _exposed(case, gather + scatter + _reduction(case, held), compute.backward)
+    in_last_backward = np.maximum(last_reduced, copied)
+    updated = case.has("sharding", "zero1", "zero2") * _shard_ring(case, case.bytes.weights * held.trainable)
+    in_forward = np.maximum(_exposed(case, gather, compute.forward), _exposed(case, out, compute.forward))
     return Communication(
-        per_microbatch=_exposed(case, gather, compute.forward)
-        + in_backward
-        + _model_parallel(case, stage)
-        + copied,
+        per_microbatch=in_forward + in_backward + _model_parallel(case, stage),
         per_step=first + last + in_last_backward - in_backward + updated,
     )
 
