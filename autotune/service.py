@@ -1,6 +1,7 @@
 """The use cases, wired once: submit, run, resume, show, export."""
 
 import itertools
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -166,7 +167,7 @@ class Service:
         job = self.job(name)
         table = table_of(job.spec, self._trials(job), self._repository.measurements(job))
         try:
-            path.write_text(table.model_dump_json(indent=1, exclude_defaults=True))
+            path.write_text(table.to_file())
         except OSError as error:
             raise BadInput(f"--table {path} cannot be written: {error.strerror}") from error
 
@@ -286,7 +287,8 @@ class Service:
                     notes=job.spec.notes,
                 )
             )
-            known = known_to(job, repository, executor)
+            found = known_to(job, repository, executor)
+            known = {c: one for c, one in found.items() if problem.candidates.index(c) is not None}
             with self._study(problem, knowledge_of(job, problem, repository, known)) as study:
                 loop = SearchLoop(
                     problem.candidates,
@@ -313,7 +315,7 @@ class Service:
                 raise why_nothing(facts, problem.candidates)
             # Finished is final, so the recommendation goes first.
             repository.save_recommendation(lease, result.to_dict())
-            self._publish(problem, facts, result)
+            self._show_on_dashboard(problem, facts, result)
             repository.set_status(lease, JobStatus.FINISHED, reason)
             return result
         except KeyboardInterrupt:
@@ -330,6 +332,15 @@ class Service:
     def _optuna(self) -> "RDBStorage":
         """Opened with the first study, for importing Optuna takes longer than most commands."""
         return optuna_storage(self._url)
+
+    def _show_on_dashboard(self, problem: Problem, facts: Facts, result: Answer) -> None:
+        """What was found is saved by now; a page that cannot be drawn takes nothing of it away."""
+        try:
+            self._publish(problem, facts, result)
+        except (LeaseLost, StorageUnavailable):
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).warning("the dashboard lacks this job's plots and note: %s", error)
 
     def _publish(self, problem: Problem, facts: Facts, result: Answer) -> None:
         """Let the Optuna dashboard show what was found."""

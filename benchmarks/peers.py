@@ -31,12 +31,15 @@ class HandSearch:
 
     tuned = (SIZE, STEPS, "activation_checkpointing", "sharding", "offload")
 
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
+
     def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> Choice:
         sizes = candidates.columns.count(SIZE)
         open_ = _mask(candidates, remaining) & _like_baseline(candidates, history, self.tuned)
         open_ &= ((sizes & (sizes - 1)) == 0) & ~_larger_than_what_failed(candidates, history)
         if not open_.any():
-            return _random(candidates, remaining, history)
+            return self._random.choose(candidates, remaining, history)
         rows = np.flatnonzero(open_)
         keys = (
             sizes[rows],
@@ -54,6 +57,9 @@ class DeepSpeedOrder:
 
     tuned = (SIZE, STEPS, "sharding", "offload")
 
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
+
     def choose(self, candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> Choice:
         columns, open_ = candidates.columns, _mask(candidates, remaining)
         like = _like_baseline(candidates, history, self.tuned)
@@ -68,7 +74,7 @@ class DeepSpeedOrder:
             if best < before:
                 break
             before = best
-        return _random(candidates, remaining, history)
+        return self._random.choose(candidates, remaining, history)
 
     def _next(
         self, candidates: Candidates, history: Sequence[TrialRecord], of_stage: Rows, open_: Rows
@@ -78,7 +84,7 @@ class DeepSpeedOrder:
         doubled = np.flatnonzero(fitting & open_ & ((sizes & (sizes - 1)) == 0))
         if len(doubled):
             return int(doubled[np.argmin(sizes[doubled])])
-        tried = sizes[of_stage & ~open_]
+        tried = sizes[fitting & ~open_]
         between = np.flatnonzero(fitting & open_ & (sizes > tried.max(initial=0)))
         if len(between) and not ((tried & (tried - 1)) != 0).any():
             return int(between[np.argsort(sizes[between])[len(between) // 2]])
@@ -125,14 +131,10 @@ def _rank(columns: Columns, field: str, order: Sequence[str]) -> NDArray[np.int6
     return rank
 
 
-def _random(candidates: Candidates, remaining: Indices, history: Sequence[TrialRecord]) -> Choice:
-    return Random(0).choose(candidates, remaining, history)
-
-
 PEERS: Mapping[str, Maker] = MappingProxyType(
     {
-        "deepspeed_order": lambda c, e, seed, h, known: StrategySampler(c, e, DeepSpeedOrder(), h),
-        "hand_search": lambda c, e, seed, h, known: StrategySampler(c, e, HandSearch(), h),
+        "deepspeed_order": lambda c, e, seed, h, known: StrategySampler(c, e, DeepSpeedOrder(seed), h),
+        "hand_search": lambda c, e, seed, h, known: StrategySampler(c, e, HandSearch(seed), h),
     }
 )
 

@@ -351,9 +351,19 @@ def test_an_explanation_says_what_each_choice_would_cost(url):
         answer.recommendation.config.tokens_per_step(2) / found.tokens_per_second.median
     )
     assert found.cost.seconds == answer.spent.seconds
+    assert answer.recommendation.speedup.median == 1.0  # the baseline itself, so there is nothing to save
+    assert found.cost.pays_after_hours is None
+
+
+def test_an_explanation_says_when_the_search_has_paid_for_itself(url):
+    slow = TrainingConfig(**{field: values[0] for field, values in REQUEST.settings.items()})
+    with service_with(url, FakeExecutor()) as service:
+        answer = service.tune(changed(baseline=slow), ignore)
+        found = service.explain("job")
     gain = answer.recommendation.speedup.median
-    if gain > 1:
-        assert found.cost.pays_after_hours == pytest.approx(answer.spent.seconds / 3600 / (gain - 1))
+    assert gain > 1.2
+    assert found.cost.pays_after_hours == pytest.approx(answer.spent.seconds / 3600 / (gain - 1))
+    assert found.baseline_steps
 
 
 def test_what_does_not_fit_says_so_in_an_explanation(url):

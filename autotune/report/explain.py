@@ -119,23 +119,34 @@ def _knobs(case: _Case) -> Iterator[Knob]:
         if field == DERIVED or len(values) < 2:
             continue
         own = getattr(case.chosen.config, field)
-        steps = [_step(case, field, value) for value in _others(values, own)]
+        steps = [_step(case, field, value) for value in _others(case, field, values, own)]
         if steps:
             yield Knob(field=field, value=own, steps=tuple(steps))
 
 
-def _others(values: Sequence[Value], own: Value) -> list[Value]:
-    if isinstance(own, int) and not isinstance(own, bool):
-        smaller = [value for value in values if int(value) < own]
-        larger = [value for value in values if int(value) > own]
-        return [*([max(smaller)] if smaller else []), *([min(larger)] if larger else [])]
-    return [value for value in values if value != own]
+def _others(case: _Case, field: str, values: Sequence[Value], own: Value) -> list[Value]:
+    if not isinstance(own, int) or isinstance(own, bool):
+        return [value for value in values if value != own]
+    smaller = sorted((value for value in values if int(value) < own), reverse=True)
+    larger = sorted(value for value in values if int(value) > own)
+    return [_nearest_legal(case, field, side) for side in (smaller, larger) if side]
+
+
+def _nearest_legal(case: _Case, field: str, values: Sequence[Value]) -> Value:
+    """The first that is legal; where none is, the first."""
+    legal = (value for value in values if not why_illegal(_with(case, field, value), case.legal))
+    return next(legal, values[0])
+
+
+def _with(case: _Case, field: str, value: Value) -> TrainingConfig:
+    """The recommended configuration with another value, and the accumulation that follows from it."""
+    config = case.chosen.config.model_copy(update={field: value})
+    (steps,) = accumulation_steps(Columns.of([config]), case.legal)
+    return config.model_copy(update={DERIVED: int(steps)})
 
 
 def _step(case: _Case, field: str, value: Value) -> Step:
-    config = case.chosen.config.model_copy(update={field: value})
-    (steps,) = accumulation_steps(Columns.of([config]), case.legal)
-    config = config.model_copy(update={DERIVED: int(steps)})
+    config = _with(case, field, value)
     if reason := why_illegal(config, case.legal):
         return _compared(case, value, "forecast", None, None, reason)
     if (known := case.contenders.get(config)) is not None:
@@ -144,7 +155,7 @@ def _step(case: _Case, field: str, value: Value) -> Step:
     speed, peak = float(found.tokens_per_second[0]), int(found.device_bytes[0])
     over = peak - case.usable_bytes
     why = f"it would hold {format_bytes(over)} more than is usable" if over > 0 else None
-    return _compared(case, value, "forecast", speed, peak, why)
+    return _compared(case, value, "forecast", speed, peak, why, is_too_large=over > 0)
 
 
 def _measured(case: _Case, value: Value, known: Contender) -> Step:
@@ -157,11 +168,19 @@ def _measured(case: _Case, value: Value, known: Contender) -> Step:
         why = f"{known.results[0].outcome.replace('_', ' ')}: {known.results[0].reason}"
     elif not known.holds:
         why = f"its peak is above the usable {format_bytes(known.usable_bytes)}"
-    return _compared(case, value, "measured", speed, peak, why)
+    too_large = known.ran_out_of_memory or (known.has_speed and not known.holds)
+    return _compared(case, value, "measured", speed, peak, why, is_too_large=too_large)
 
 
 def _compared(
-    case: _Case, value: Value, source: Source, speed: float | None, peak: int | None, why_not: str | None
+    case: _Case,
+    value: Value,
+    source: Source,
+    speed: float | None,
+    peak: int | None,
+    why_not: str | None,
+    *,
+    is_too_large: bool = False,
 ) -> Step:
     """With what differs from the recommended configuration; it fits unless there is a reason why not."""
     return Step(
@@ -173,6 +192,7 @@ def _compared(
         bytes_change=None if peak is None else peak - case.chosen.peak_bytes,
         fits=why_not is None,
         why_not=why_not,
+        is_too_large=is_too_large,
     )
 
 
@@ -185,16 +205,20 @@ def _bounds(case: _Case, knobs: Sequence[Knob]) -> Bounds:
     seconds = {name: part * scale for name, part in parts.items()}
     waiting = (seconds["communication"] + seconds["bubble"]) / step_s
     larger = _larger_size(knobs)
-    if larger is not None and not larger.fits and (larger.speed_change is None or larger.speed_change > 0):
+    promises = larger is not None and (larger.speed_change is None or larger.speed_change > 0)
+    if larger is not None and larger.is_too_large and promises:
         gain = "" if larger.speed_change is None else f", which would be {larger.speed_change:.0%} faster"
         words = f"{SIZE}={larger.value}{gain}, does not fit: {larger.why_not}"
         return Bounds(bound="memory", reason=words, seconds=seconds)
     if waiting >= COMMUNICATING:
         words = f"about {waiting:.0%} of a step is communication that compute does not hide"
         return Bounds(bound="communication", reason=words, seconds=seconds)
-    words = (
-        f"about {1 - waiting:.0%} of a step is compute, and memory does not keep it from a larger micro-batch"
+    beside = (
+        "the space has no larger micro-batch that is legal"
+        if larger is None or (not larger.fits and not larger.is_too_large)
+        else "a larger micro-batch would not make it faster"
     )
+    words = f"about {1 - waiting:.0%} of a step is compute, and {beside}"
     return Bounds(bound="compute", reason=words, seconds=seconds)
 
 

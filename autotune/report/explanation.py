@@ -25,6 +25,8 @@ class Step(Message):
     fits: bool
     why_not: str | None
     """Why it is out of the question; None where it merely is not as fast."""
+    is_too_large: bool = False
+    """Whether that is for want of memory."""
 
 
 class Knob(Message):

@@ -70,7 +70,7 @@ class Picture:
 def picture(facts: Facts, answer: Answer, explanation: JobExplanation | None) -> Picture:
     """What there is to draw of a job."""
     spec, chosen = facts.job.spec, answer.recommendation
-    baseline = next((t.number for t in facts.trials if t.config == facts.premises.baseline), None)
+    baseline = max((t.number for t in facts.trials if t.config == facts.premises.baseline), default=None)
     return Picture(
         job=answer.job,
         ceiling_bytes=spec.ceiling_bytes,

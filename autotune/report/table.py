@@ -3,6 +3,7 @@
 docs/tables.md describes the file.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Literal
 
@@ -33,6 +34,11 @@ class TableRow(Message):
 
 class Table(Message):
     """What was measured, and of which job: what the forecast needs is in it."""
+
+    def to_file(self) -> str:
+        """As JSON, without what has its default."""
+        left = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps({"format": self.format, **left}, indent=1)
 
     format: Literal["autotune-table/1"] = "autotune-table/1"
     job: JobSpec

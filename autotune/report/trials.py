@@ -22,6 +22,8 @@ class TrialRow(Message):
     seconds: float
     reused_from: str | None
     """The job that measured it, where this one did not have to."""
+    expected_gain: float | None
+    """What the best candidate promised when it was proposed, as a share of the best so far."""
     confirmations: int
     """Further probes of it that are committed."""
 
@@ -40,6 +42,7 @@ def trial_rows(trials: Sequence[TrialRecord], measurements: Sequence[Measurement
             reason=trial.reason,
             seconds=trial.seconds,
             reused_from=trial.reused_from,
+            expected_gain=trial.expected_gain,
             confirmations=repeats.count(trial.number),
         )
         for trial in trials

@@ -1,5 +1,6 @@
 """Which of the leading configurations is probed again, and what all probes of one say together."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ ROUNDS = 3
 """Confirmations of each contender; interleaved, so that a machine that drifts drifts for all of them."""
 CONTENDERS = 2
 """Leading configurations that must be confirmed, besides the baseline."""
+MOST_CONTENDERS = 5
+"""The same, where confirmations fall behind the first probes of those that follow."""
 NEGLIGIBLE = 0.02
 """Share of speed given up for memory to spare, where the probes do not tell two configurations apart."""
 MAX_FAILURES = 3
@@ -153,13 +156,17 @@ def headline(contenders: Iterable[Contender], min_speed: float = 0.0) -> list[Co
 def due_for_confirmation(
     contenders: Sequence[Contender], baseline: Contender | None, min_speed: float = 0.0
 ) -> list[Contender]:
-    """Winner, runner-up and baseline.
+    """Winner, runner-up and baseline, and whoever was faster at first than any of them turned out to be.
 
     The leaders are those of the first probes, whatever their confirmations say, so that each round goes
     through the same ones. Who fails makes room for the next one.
     """
     leaders = sorted(headline(contenders, min_speed), key=lambda c: (-c.first.median, c.peak_bytes))
     due = leaders[:CONTENDERS]
+    for follower in leaders[CONTENDERS:MOST_CONTENDERS]:
+        best = max((c.tokens_per_second.median for c in due if c.is_confirmed), default=math.inf)
+        if all(c.is_done for c in due) and follower.first.median > best:
+            due.append(follower)
     if baseline is not None and baseline in leaders and baseline not in due:
         due.append(baseline)
     return due
@@ -192,6 +199,8 @@ def is_tie(winner: Contender, other: Contender) -> bool:
 
     Like is compared with like: confirmations with confirmations, else first probes with first probes.
     """
+    if other.results[0].outcome == Outcome.OUTPACED and not other.is_confirmed:
+        return False
     if other.is_confirmed:
         return other.tokens_per_second.high >= winner.tokens_per_second.low
     spread = winner.tokens_per_second.low / winner.tokens_per_second.median

@@ -35,6 +35,10 @@ PROBE_STEPS = 8
 """Optimizer steps of a probe, warm-up included."""
 LEAST_OVERHEAD_S, USUAL_OVERHEAD_S = 0.5, 5.0
 """Of a probe beside its steps: at least, and before any was made."""
+RUNS = Prior(common=0.05, levels=(0.3, 0.6, 1.0), own=(0.05, 0.1, 0.3), expected=0.5, noise=0.05)
+"""Of whether a configuration trains, as 0, or does not, as −1."""
+LEAST_HOPE = 0.02
+"""That one trains, whatever was seen of others."""
 LARGEST_LOG = 20.0
 """Of a ratio, so that none overflows."""
 COST_POWER = 0.5
@@ -65,6 +69,8 @@ class Beliefs:
     """Probability that the peak is within what is usable."""
     out_of_memory: Floats
     """Probability that it is beyond the ceiling."""
+    runs: Floats
+    """Probability that it trains at all, in time and with finite losses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +83,10 @@ class _Observed:
     values: list[float]
     noise: list[float]
     censored: list[bool]
+
+    @classmethod
+    def nothing(cls) -> "_Observed":
+        return cls([], [], [], [], [], [])
 
     def add(self, config: TrainingConfig, world: int, value: float, noise: float, *, at_least: bool) -> None:
         self.configs.append(config)
@@ -92,7 +102,9 @@ class CostModel:
 
     def __init__(self, candidates: Candidates, knowledge: Knowledge) -> None:
         forecast = candidates.forecast
-        reserved, fixed = forecast.reserved_bytes.astype(np.float64), forecast.parts["fixed"]
+        outside = [seen.outside_bytes for seen in knowledge.calibration.observations]
+        reserved = forecast.reserved_bytes.astype(np.float64)
+        fixed = forecast.parts["fixed"] + (float(np.median(outside)) if outside else 0.0)
         self._candidates = candidates
         self._knowledge = knowledge
         self._factors = Factors.of(candidates.columns, [0], [knowledge.world_size])
@@ -108,7 +120,7 @@ class CostModel:
         running = self._rows_of([t for t in history if t.state == TrialState.RUNNING])
         beliefs = self.beliefs(history)
         gain, is_new = self._gain(history, beliefs)
-        worth = gain * beliefs.fits
+        worth = gain * beliefs.fits * beliefs.runs
         allowed = np.zeros(len(candidates), dtype=np.bool_)
         allowed[remaining] = True
         risky = beliefs.out_of_memory > self._risk(history, beliefs.out_of_memory[running].sum())
@@ -117,7 +129,8 @@ class CostModel:
         allowed &= ~risky
         cost = np.where(is_new, 1.0, self._seconds(history, beliefs) ** COST_POWER)
         merit = np.where(allowed, worth / cost, -1.0)
-        return Choice(int(np.argmax(merit)), float(worth[allowed].max()))
+        # What is too risky now promises all the same, and may be tried once more is known.
+        return Choice(int(np.argmax(merit)), float(worth[remaining].max()))
 
     def beliefs(self, history: Sequence[TrialRecord]) -> Beliefs:
         """Of all candidates; probes that run are taken to come out as expected."""
@@ -136,7 +149,21 @@ class CostModel:
             speed_deviation=of_speed.deviation,
             fits=ndtr((self._log_usable - of_memory.mean) / of_memory.deviation),
             out_of_memory=ndtr((of_memory.mean - self._log_ceiling) / of_memory.deviation),
+            runs=self._runs(history),
         )
+
+    def _runs(self, history: Sequence[TrialRecord]) -> Floats:
+        """By what ran and what did not: 0 and −1, told apart factor by factor as residuals are."""
+        ended = [t for t in history if t.outcome is not None and VERDICTS[t.outcome].completes]
+        failed = [_trains(t.outcome) for t in ended if t.outcome is not None].count(False)
+        if not failed:
+            return np.ones(1)
+        observed = _Observed.nothing()
+        for trial in ended:
+            value = 0.0 if trial.outcome is not None and _trains(trial.outcome) else -1.0
+            observed.add(trial.config, self._knowledge.world_size, value, RUNS.noise, at_least=False)
+        runs: Floats = np.clip(1 + self._posterior(RUNS, observed).mean, LEAST_HOPE, 1.0)
+        return runs
 
     def _observed(self, history: Sequence[TrialRecord]) -> tuple[_Observed, _Observed]:
         """Residuals of log tokens/s and of log bytes."""
@@ -233,6 +260,10 @@ class CostModel:
     def _rows_of(self, trials: Sequence[TrialRecord]) -> NDArray[np.int64]:
         rows = [self._candidates.index(trial.config) for trial in trials]
         return np.array([row for row in rows if row is not None], dtype=np.int64)
+
+
+def _trains(outcome: Outcome) -> bool:
+    return VERDICTS[outcome].has_speed or outcome == Outcome.OUT_OF_MEMORY
 
 
 def expected_improvement(ahead: Floats, deviation: Floats) -> Floats:

@@ -9,7 +9,7 @@ from statistics import median
 from autotune.execution.executor import Executor
 from autotune.search.candidates import Candidates
 from autotune.search.confirmation import (
-    CONTENDERS,
+    MOST_CONTENDERS,
     ROUNDS,
     Contender,
     due_for_confirmation,
@@ -29,7 +29,7 @@ from trials.contract.outcome import VERDICTS, Outcome, Phase
 
 HEARTBEAT_S = 5.0
 """How often the lease is renewed, and the clock looked at, while probes run."""
-MAX_CONFIRMATIONS = (CONTENDERS + 2) * ROUNDS
+MAX_CONFIRMATIONS = (MOST_CONTENDERS + 2) * ROUNDS
 """Room for one leader to fail or fall behind; after that the answer is given as it stands."""
 
 MAX_RESERVE = 1 / 3
@@ -168,7 +168,7 @@ class SearchLoop:
         if not len(self._study.remaining()):
             return "every candidate has been probed"
         if has_settled(history, self._study.expected_gain(), self._budget.stop_below):
-            return f"nothing left promises more than {self._budget.stop_below:.3g} of the best"
+            return f"nothing left promises more than {100 * self._budget.stop_below:.3g} % of the best"
         return self._study.ask()
 
     def _due(self, history: list[TrialRecord]) -> TrainingConfig | None:
@@ -178,7 +178,7 @@ class SearchLoop:
         tried = {trial.config for trial in history}
         if self._baseline not in tried:
             return self._baseline
-        untaken = (c for c in self._known if c not in tried and self._candidates.index(c) is not None)
+        untaken = (c for c in self._known if c not in tried and self._study.has(c))
         return next(untaken, None) or next(iter(to_ask_again(history)), None)
 
     def _take_over(self, asked: Asked, known: Known) -> None:
@@ -192,7 +192,7 @@ class SearchLoop:
 
     def _repeat(self) -> None:
         """Probe every trial with a figure again, round by round, so that a machine's drift is in all rows."""
-        while self._seconds() < self._budget.seconds and why_hopeless(self._ended) is None:
+        while not self._is_spent() and why_hopeless(self._ended) is None:
             due = [c for c in self.contenders() if c.has_speed and len(c.results) < self._measuring.repeats]
             if not due:
                 return
@@ -201,9 +201,13 @@ class SearchLoop:
     def _confirm(self) -> None:
         for _ in range(MAX_CONFIRMATIONS):
             due = next_to_confirm(*self._rivals(), self._min_speed)
-            if due is None or self._seconds() >= self._budget.seconds:
+            if due is None or self._is_spent():
                 return
             self._again(due)
+
+    def _is_spent(self) -> bool:
+        """Whether time has run out, also for what is no trial."""
+        return self._seconds() >= self._budget.seconds or self._probe_seconds >= self._budget.probe_seconds
 
     def _again(self, contender: Contender) -> None:
         self._start(_Probe(contender.trial, contender.next_repeat, contender.config))

@@ -90,6 +90,10 @@ class SearchStudy:
         )
         self._study.sampler = self._sampler
 
+    def has(self, config: TrainingConfig) -> bool:
+        """Whether a configuration is among those that the study can ask for."""
+        return self._candidates.index(config) is not None
+
     def trials(self) -> list[TrialRecord]:
         """Every trial so far, by number."""
         return _records(self._study.get_trials(deepcopy=False))

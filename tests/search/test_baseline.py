@@ -63,5 +63,5 @@ def test_a_users_baseline_may_have_another_global_batch():
 
 
 def test_a_baseline_that_cannot_run_here_is_bad_input():
-    with pytest.raises(BadInput, match=r"baseline cannot run here: .*fp8"):
-        make_problem(baseline={"precision": "fp8"})
+    with pytest.raises(BadInput, match=r"baseline cannot run here: .*flash"):
+        make_problem(baseline={"attention": "flash"})

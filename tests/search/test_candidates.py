@@ -67,14 +67,14 @@ def test_a_space_without_a_legal_configuration_says_why_and_what_to_change():
 
 
 def test_of_several_reasons_the_one_about_what_the_user_pinned_comes_first():
-    settings = {"sharding": ["ddp", "fsdp", "hsdp"], "precision": ["fp8"]}
+    settings = {"sharding": ["ddp", "fsdp", "hsdp"], "attention": ["flash"]}
     first = {}
-    for pinned in ("sharding", "precision"):
+    for pinned in ("sharding", "attention"):
         with pytest.raises(BadInput) as raised:
             make_problem(settings=settings, pinned={pinned})
         first[pinned] = str(raised.value).partition("can run here: ")[2]
     assert first["sharding"].startswith("hsdp")
-    assert "fp8" in first["precision"].partition(";")[0]
+    assert "flash" in first["attention"].partition(";")[0]
 
 
 def test_a_baseline_that_cannot_run_is_bad_input():

@@ -145,3 +145,22 @@ def test_the_longest_length_that_is_fast_enough_is_the_headline():
     assert headline(field, 0.9)[0] is short
     assert list(by_length(field)) == [64, 128, 256]
     assert headline([], 0.5) == []
+
+
+def test_whose_rivals_fall_behind_its_first_probe_is_confirmed_too():
+    """Else two lucky first probes would keep a faster third from being looked at."""
+    lucky, other = contender(0, 110, 95, 95, 95), contender(1, 108, 94, 94, 94)
+    third, fourth = contender(2, 107), contender(3, 90)
+    assert next_to_confirm([lucky, other, third, fourth], None) is third
+    held_up = contender(2, 107, 106, 106, 106)
+    assert next_to_confirm([lucky, other, held_up, fourth], None) is None
+    assert ranked([lucky, other, held_up, fourth])[0] is held_up
+
+
+def test_one_that_was_outpaced_is_no_tie_whatever_two_steps_say():
+    wide = Estimate(median=85.5, low=68.8, high=106.2)
+    cut_short = ProbeResult(
+        probe_id="p", outcome=Outcome.OUTPACED, phase=Phase.DONE, tokens_per_second=wide, peak_bytes=500
+    )
+    outpaced = Contender(1, TrainingConfig(micro_batch_size=2), {0: cut_short}, USABLE)
+    assert not is_tie(contender(0, 100), outpaced)

@@ -176,3 +176,48 @@ def test_nothing_fits_and_it_says_so():
     study = world.search(problem.baseline, 6)
     assert {trial.outcome for trial in study.trials()} == {Outcome.OUT_OF_MEMORY}
     assert study.expected_gain() < 0.01
+
+
+def test_what_does_not_train_is_not_proposed_over_and_over():
+    """Every bf16_pure has losses that are not finite, and the forecast likes them most."""
+    world = World(make_problem(settings=SPACE))
+    study = world.search(world.candidates.config(0), 0)
+    tried = []
+    for _ in range(10):
+        asked = study.ask()
+        if asked.config.precision == "bf16_pure":
+            failed = ProbeResult(probe_id="p", outcome=Outcome.NON_FINITE, phase=Phase.WARM_UP, seconds=3.0)
+            study.tell(asked.number, failed)
+        else:
+            study.tell(asked.number, world.result(world.candidates.index(asked.config)))
+        tried.append(asked.config.precision)
+    assert tried[0] == "bf16_pure"
+    assert tried.count("bf16_pure") <= 3
+
+
+def test_what_is_too_risky_now_still_counts_as_a_promise():
+    """Else a search would end because it may not look where the gain is."""
+    world = World(make_problem(settings=SPACE))
+    model = CostModel(world.candidates, Knowledge())
+    history = [
+        TrialRecord(n, TrialState.COMPLETE, world.candidates.config(row), Outcome.OUT_OF_MEMORY, seconds=3.0)
+        for n, row in enumerate(range(6))
+    ]
+    history.append(
+        TrialRecord(
+            6,
+            TrialState.COMPLETE,
+            world.candidates.config(len(world.candidates) - 1),
+            Outcome.MEASURED,
+            float(world.candidates.forecast.tokens_per_second[-1]),
+            0.01,
+            int(world.candidates.forecast.device_bytes[-1]),
+            None,
+            5.0,
+        )
+    )
+    beliefs = model.beliefs(history)
+    gain, _ = model._gain(history, beliefs)
+    remaining = np.arange(6, len(world.candidates) - 1)
+    choice = model.choose(world.candidates, remaining, history)
+    assert choice.expected_gain == pytest.approx((gain * beliefs.fits * beliefs.runs)[remaining].max())
