@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 REPLAY ?= --replay
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos test-gpu lint format bench bench-forecast bench-search clean
+.PHONY: help demo test test-chaos test-gpu lint format bench bench-forecast bench-search engines clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -44,6 +44,9 @@ bench-forecast: $(INSTALLED)  ## The forecast against recorded traces and probes
 
 bench-search: $(INSTALLED)  ## Samplers beside each other, replayed on tables of measured configurations
 	$(BIN)/python benchmarks/search_efficiency.py
+
+engines: $(INSTALLED)  ## Write docs/engines.md anew: what each engine runs
+	PYTHONPATH=tests:tests/trials $(BIN)/python tests/trials/matrix.py > docs/engines.md
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,7 +17,7 @@ import random
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -66,6 +66,20 @@ MEASURED = (
     "granitemoe",
 )
 """Families that no table has, so that their layers are measured."""
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"adaptation": "lora"},
+    {"adaptation": "lora", "base_weights": "int8"},
+    {"adaptation": "lora", "base_weights": "int4"},
+    {"quantization_aware": "int8"},
+    {"quantization_aware": "int4"},
+    {"precision": "fp8"},
+    {"loss": "chunked"},
+    {"optimizer": "lion"},
+    {"optimizer": "adam"},
+)
+"""What else decides memory. Optimizers that read what their tensors hold, or compile, cannot be traced."""
+WITH_LINEARS = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text", "starcoder2")
+"""Families whose matmuls are `nn.Linear`, and whose logits, but for Gemma 2's, are the head's output."""
 WORLDS = (2, 4, 8, 16, 32, 64)
 TOKENS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
@@ -227,6 +241,14 @@ def run(
     return [shown(compare(pair, shape_of(pair.hf_config), known)) for pair in pairs]
 
 
+def run_option(count: int, option: Mapping[str, Any], rng: random.Random, known: Recorded) -> list[Compared]:
+    """As many pairs with the option on one rank, and under FSDP2."""
+    families = [family for family in WITH_LINEARS if "loss" not in option or family != "gemma2"]
+    pairs = [random_pair(rng, worlds, families) for worlds in ((1,), WORLDS) for _ in range(count)]
+    chosen = [replace(pair, config=pair.config.model_copy(update=dict(option))) for pair in pairs]
+    return [shown(compare(pair, shape_of(pair.hf_config), known)) for pair in chosen]
+
+
 def run_measured(count: int, worlds: Sequence[int], rng: random.Random, known: Recorded) -> list[Compared]:
     compared = []
     for family in MEASURED:
@@ -268,6 +290,7 @@ def main() -> None:
     parser.add_argument("--sharded", type=int, default=60)
     parser.add_argument("--experts", type=int, default=20, help="sharded pairs of families with experts")
     parser.add_argument("--measured", type=int, default=8, help="pairs of each family that is measured")
+    parser.add_argument("--options", type=int, default=5, help="pairs of each option, one rank and FSDP2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--replay", action="store_true", help="take the traces that are recorded")
     arguments = parser.parse_args()
@@ -280,6 +303,12 @@ def main() -> None:
         "FSDP2": run(arguments.sharded, WORLDS, FAMILIES, rng, known),
         "measured families": run_measured(arguments.measured, (1, *WORLDS), rng, known),
         "FSDP2, experts": run(arguments.experts, WORLDS, EXPERTS, rng, known),
+        **{
+            " ".join(f"{field}={value}" for field, value in option.items()): run_option(
+                arguments.options, option, rng, known
+            )
+            for option in OPTIONS
+        },
     }
     groups = {name: compared for name, compared in groups.items() if compared}
     for name, compared in groups.items():

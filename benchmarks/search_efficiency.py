@@ -341,6 +341,9 @@ class Everything:
         self.replays = [Replay(file.stem, Table.parse(file.read_bytes())) for file in files]
         self._pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(files,))
 
+    def close(self) -> None:
+        self._pool.shutdown()
+
     def each(self, seeds: int) -> Iterator[tuple[int, int]]:
         """Tables and seeds."""
         return itertools.product(range(len(self.replays)), range(seeds))
@@ -436,6 +439,7 @@ def main() -> None:
     if "cost_model" in arguments.samplers:
         result["racing"] = raced(everything, arguments.seeds)
         print("racing:", json.dumps(result["racing"]))
+    everything.close()
     print(f"written to {save('search_efficiency', result)}")
 
 

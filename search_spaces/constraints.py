@@ -8,13 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from search_spaces.columns import Columns, Counts, Mask
-from trials.contract.capabilities import (
-    PARALLEL_SIZES_PROBED,
-    UNPROBED_PARALLELISM,
-    Feature,
-    Refusal,
-    refusals,
-)
+from trials.contract.capabilities import Feature, Refusal, refusals
 from trials.contract.config import TrainingConfig
 
 PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
@@ -22,6 +16,11 @@ SHARDED = ("zero1", "zero2", "zero3", "fsdp", "hsdp")
 OFFLOADED_STATES = ("optimizer", "optimizer_and_parameters")
 WITHOUT_SDPA = frozenset({"gemma2", "gpt_oss"})
 """Families whose attention has no sdpa kernel: `_supports_sdpa = False` in transformers 5.23."""
+FLOAT8_MULTIPLE = 16
+"""Of every side of a float8 matmul."""
+WITH_CAPPED_LOGITS = frozenset({"gemma2"})
+WITHOUT_LINEARS = frozenset({"gpt2"})
+"""Families whose matmuls are transformers' Conv1D."""
 MICROBATCHES_PER_STAGE = 4
 """Accumulation per pipeline stage where no global batch decides it: keeps the bubble under a quarter."""
 
@@ -41,6 +40,11 @@ class Facts:
     max_positions: int | None
     """Longest sequence of the model; None where it sets no limit."""
     model_type: str
+    tied_embeddings: bool = False
+    """Whether head and embedding are one matrix."""
+    intermediate_size: int = 0
+    """Width of the feed-forward part."""
+    num_experts: int = 1
     global_batch_size: int | None = None
     """Sequences per optimizer step that are asked for; None: whatever comes."""
     global_batch_tolerance: float = 0.10
@@ -114,10 +118,11 @@ def constraints(facts: Facts) -> tuple[Constraint, ...]:
 
 def _of_refusal(row: Refusal) -> Constraint:
     def is_broken(columns: Columns, _facts: Facts) -> Mask:
-        matches = (columns.is_in(field, values) for field, values in row.values.items())
+        matches = [columns.is_in(field, values) for field, values in row.values.items()]
+        matches += [columns.count(size) > 1 for size in row.parallel]
         return functools.reduce(operator.and_, matches)
 
-    fields = tuple(row.values)
+    fields = (*row.values, *row.parallel)
     return Constraint("+".join(fields), fields, is_broken, lambda _columns, _facts: row.reason)
 
 
@@ -223,15 +228,6 @@ STRUCTURE: tuple[Constraint, ...] = (
         ),
     ),
     Constraint(
-        "pipeline_of_zero",
-        ("sharding", "pipeline_parallel_size"),
-        lambda c, f: (_stages(c) > 1) & c.is_in("sharding", ["zero2", "zero3"]),
-        lambda c, f: (
-            f"DeepSpeed's pipeline goes with ZeRO-1 at most, not with {_named(c, 'sharding')}; use "
-            "sharding=zero1 or fsdp"
-        ),
-    ),
-    Constraint(
         "max_positions",
         ("sequence_length",),
         lambda c, f: c.count("sequence_length") > (f.max_positions or np.inf),
@@ -249,16 +245,16 @@ STRUCTURE: tuple[Constraint, ...] = (
         ),
     ),
     Constraint(
-        "context_parallel_attention",
-        ("attention", "context_parallel_size"),
-        lambda c, f: (_context(c) > 1) & c.is_in("attention", ["eager"]),
-        lambda c, f: "context parallelism needs a fused attention kernel, not attention=eager",
-    ),
-    Constraint(
         "attention_of_model",
         ("attention",),
         lambda c, f: c.is_in("attention", ["sdpa"]) & (f.model_type in WITHOUT_SDPA),
         lambda c, f: f"{f.model_type} has no sdpa attention; use attention=eager",
+    ),
+    Constraint(
+        "quantised_experts",
+        ("base_weights",),
+        lambda c, f: ~c.is_in("base_weights", ["native"]) & (f.num_experts > 1),
+        lambda c, f: "experts are stacked parameters, which are not quantised; use base_weights=native",
     ),
     Constraint(
         "lora_rank",
@@ -299,10 +295,70 @@ STRUCTURE: tuple[Constraint, ...] = (
 
 PROBED: tuple[Constraint, ...] = (
     Constraint(
-        "parallel_sizes",
-        PARALLEL_SIZES,
-        lambda c, f: _model_parallel(c) > PARALLEL_SIZES_PROBED,
-        lambda c, f: UNPROBED_PARALLELISM,
+        "split_evenly",
+        ("tensor_parallel_size", "sequence_length"),
+        lambda c, f: (c.count("sequence_length") % _tensor(c) != 0) | (f.intermediate_size % _tensor(c) != 0),
+        lambda c, f: (
+            f"{_named(c, 'sequence_length')} and a feed-forward width of {f.intermediate_size} do not both "
+            f"divide by {_named(c, 'tensor_parallel_size')}"
+        ),
+    ),
+    Constraint(
+        "experts_by_tensor",
+        ("tensor_parallel_size",),
+        lambda c, f: (_tensor(c) > 1) & (f.num_experts > 1),
+        lambda c, f: "no engine probes tensor parallelism of experts yet",
+    ),
+    Constraint(
+        "float8_tokens",
+        ("precision", "micro_batch_size", "sequence_length"),
+        lambda c, f: (
+            c.is_in("precision", ["fp8"])
+            & (c.count("micro_batch_size") * c.count("sequence_length") % FLOAT8_MULTIPLE != 0)
+        ),
+        lambda c, f: (
+            f"float8 matmuls take a multiple of {FLOAT8_MULTIPLE} tokens, which "
+            f"{_named(c, 'micro_batch_size', 'sequence_length')} is not"
+        ),
+    ),
+    Constraint(
+        "tensor_parallel_replicas",
+        ("sharding", "tensor_parallel_size"),
+        lambda c, f: c.is_in("sharding", ["ddp"]) & (_tensor(c) > 1) & (_shards(c, f) > 1),
+        lambda c, f: (
+            "DDP does not average gradients that tensor-parallel ranks share; use sharding=fsdp, or "
+            "tensor_parallel_size of the whole world"
+        ),
+    ),
+    Constraint(
+        "tied_embeddings",
+        ("tensor_parallel_size", "pipeline_parallel_size"),
+        lambda c, f: f.tied_embeddings & ((_tensor(c) > 1) | (_stages(c) > 1)),
+        lambda c, f: (
+            "this model ties its head to its embedding, which tensor and pipeline parallelism keep apart"
+        ),
+    ),
+    Constraint(
+        "chunked_loss",
+        ("loss",),
+        lambda c, f: c.is_in("loss", ["chunked"]) & (f.model_type in WITH_CAPPED_LOGITS),
+        lambda c, f: f"loss=chunked would miss the cap on the logits of {f.model_type}; use loss=eager",
+    ),
+    Constraint(
+        "converted_linears",
+        ("base_weights", "quantization_aware", "precision"),
+        lambda c, f: (
+            (
+                ~c.is_in("base_weights", ["native"])
+                | ~c.is_in("quantization_aware", ["none"])
+                | c.is_in("precision", ["fp8"])
+            )
+            & (f.model_type in WITHOUT_LINEARS)
+        ),
+        lambda c, f: (
+            f"the layers of {f.model_type} have no nn.Linear, so nothing of them can be quantised or "
+            "multiplied in float8"
+        ),
     ),
 )
 """Rules of what a probe can run, besides the table of capabilities."""

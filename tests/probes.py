@@ -53,6 +53,15 @@ TINY = {
     "llama": hf_model("llama", **_DECODER, tie_word_embeddings=False),
     "llama-tied": hf_model("llama", **_DECODER, tie_word_embeddings=True),
     "gpt2": hf_model("gpt2", **_GPT2),
+    "llama-three": hf_model("llama", **{**_DECODER, "num_hidden_layers": 3}, tie_word_embeddings=False),
+    "llama-wide": hf_model(
+        "llama", **{**_DECODER, "hidden_size": 128, "intermediate_size": 128}, tie_word_embeddings=False
+    ),
+    "granite": hf_model(
+        "granite", **_DECODER, tie_word_embeddings=False, embedding_multiplier=12.0, logits_scaling=8.0
+    ),
+    "qwen3": hf_model("qwen3", **_DECODER, head_dim=8, tie_word_embeddings=False),
+    "mistral": hf_model("mistral", **_DECODER, sliding_window=None, tie_word_embeddings=False),
     "qwen2": hf_model("qwen2", **_DECODER, tie_word_embeddings=False),
     "factory": factory_model("tiny:build"),
 }

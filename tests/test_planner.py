@@ -57,14 +57,17 @@ def test_a_model_too_large_to_train_in_full_is_adapted():
     best = found.ranked[0]
     assert found.space == "lora"
     assert (best.config.adaptation, best.config.base_weights) == ("lora", "int4")
-    assert best.unprobed == "no engine probes adaptation=lora yet"
+    assert best.unprobed is None
     assert "nothing of the space single_gpu fits" in found.notes[0]
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"model": "llama-3.1-70b", "gpus": "4090:2", "space": "lora"}, "offload=optimizer_and_parameters"),
+        (
+            {"model": "llama-3.1-70b", "gpus": "4090:2", "space": "lora", "settings": {"offload": ("none",)}},
+            "offload=optimizer_and_parameters",
+        ),
         ({"model": "llama-3.1-405b", "gpus": "H100:8", "space": "fsdp"}, "such GPUs would do"),
         ({"space": "fsdp", "ceiling": "3GiB"}, "more per GPU would do"),
     ],

@@ -221,7 +221,7 @@ def test_device_hours_of_a_cpu_are_no_gpu_hours(url):
         (lambda service: service.export("job", "torchrun", Path("out")), NoSuchJob),
         (lambda service: service.tune(changed(sampler="nosuch"), ignore), BadInput),
         (lambda service: service.tune(changed(ceiling="10MiB"), ignore), NothingFits),
-        (lambda service: service.tune(changed(settings={"precision": ("fp8",)}), ignore), BadInput),
+        (lambda service: service.tune(changed(settings={"attention": ("flash",)}), ignore), BadInput),
     ],
 )
 def test_what_comes_to_no_job_creates_no_database(url, tmp_path, ask, error):

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from trials.contract.message import ContractError, Message
 from trials.contract.messages import ProbeRequest
+from trials.quiet import quiet_libraries
 
 Result = TypeVar("Result", bound=Message)
 
@@ -27,6 +28,7 @@ def run_command(
 
     Returns the exit code: 1 where the machine failed, 2 for bad input, 130 when interrupted.
     """
+    quiet_libraries()
     if arguments in (["-h"], ["--help"]):
         print(usage)
         return 0

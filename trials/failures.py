@@ -46,7 +46,15 @@ OUR_OWN = (CeilingReached, DeviceMissing, EngineRefusal, ModelUnusable, NonFinit
 """Exceptions whose message is a sentence, which the exception's name would only obscure."""
 
 
+def origin(error: BaseException) -> BaseException:
+    """What was raised first, where a library wraps it: a pipeline's schedule does, in RuntimeError."""
+    while type(error) is RuntimeError and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def outcome_of(error: BaseException, phase: Phase) -> Outcome:
+    error = origin(error)
     cause = error.__cause__ if isinstance(error, FactoryFailed) else error
     if _is_out_of_memory(cause):
         return Outcome.OUT_OF_MEMORY
@@ -61,6 +69,7 @@ def outcome_of(error: BaseException, phase: Phase) -> Outcome:
 
 def lost_peer(error: BaseException) -> bool:
     """Whether a rank failed only because another was gone."""
+    error = origin(error)
     if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_PEER_WORDS)
@@ -76,6 +85,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """One line: the exception's name, unless it is ours, and the first line of what it says."""
+    error = origin(error)
     name = type(error).__name__
     lines = str(error).strip().splitlines()
     if not lines:

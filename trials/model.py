@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,15 @@ from torch import nn
 
 from trials.contract.config import ActivationCheckpointing, TrainingConfig
 from trials.contract.messages import ModelSpec
+from trials.quantised import FrozenLinear
 
 ModuleInitialiser = Callable[[nn.Module], None]
 Stack = nn.ModuleList | nn.Sequential
 ParameterWriter = Callable[[nn.Parameter, torch.Tensor], object]
+
+
+ATTENTION = {"flash": "flash_attention_2"}
+"""Attention → transformers' name, where it has another."""
 
 
 class ModelUnusable(Exception):
@@ -139,7 +144,9 @@ def _from_hf_config(
     fields, cls = model_class(hf_config)
     # A trace builds under a mode of fake tensors, and one that is fake and meta cannot be given memory.
     with no_init_weights(), unset_fake_temporarily(), torch.device("meta") if on_meta else nullcontext():
-        module = cls._from_config(fields, attn_implementation=config.attention, dtype=dtype)
+        module = cls._from_config(
+            fields, attn_implementation=ATTENTION.get(config.attention, config.attention), dtype=dtype
+        )
     module.tie_weights()
     return _built(module, module._init_weights, num_layers)
 
@@ -179,8 +186,38 @@ def _is_stack(modules: Stack) -> bool:
     return len(modules) > 0 if isinstance(modules, nn.ModuleList) else len({*map(type, modules)}) == 1
 
 
-def initialise(built: BuiltModel, device: torch.device, seed: int, write: ParameterWriter) -> None:
+@dataclass(frozen=True)
+class Part:
+    """A submodule with parameters or buffers of its own."""
+
+    number: int
+    """Its place in the whole model, which seeds its values."""
+    module: nn.Module
+    names: tuple[str, ...]
+    """Of its parameters; a tied one belongs to the first that has it."""
+
+
+def parts_of(root: nn.Module) -> list[Part]:
+    seen: set[int] = set()
+    parts: list[Part] = []
+    for module in root.modules():
+        own = {n: p for n, p in module._parameters.items() if p is not None and id(p) not in seen}
+        seen.update(id(p) for p in own.values())
+        if own or module._buffers:
+            parts.append(Part(len(parts), module, tuple(own)))
+    return parts
+
+
+def initialise(
+    built: BuiltModel,
+    device: torch.device,
+    seed: int,
+    write: ParameterWriter,
+    parts: Sequence[Part] | None = None,
+) -> None:
     """Give every parameter the value that `seed` decides, however it is sharded.
+
+    `parts`: those of the whole model that are to have theirs; else all.
 
     Submodule by submodule, the whole tensors are made in fp32 from a seed of their own, handed to
     `write` and dropped; so every engine starts from the same weights, which makes their losses
@@ -188,40 +225,45 @@ def initialise(built: BuiltModel, device: torch.device, seed: int, write: Parame
     """
     if built.initialise_module is None:
         return
-    for index, (module, own) in enumerate(_modules_with_state(built.module)):
+    for part in parts_of(built.module) if parts is None else parts:
+        module = part.module
+        own = {name: module.get_parameter(name) for name in part.names}
+        shapes = {name: _full_shape(parameter) for name, parameter in own.items()}
+        if isinstance(module, FrozenLinear):
+            shapes = module.full_shapes()
         full = {
-            name: nn.Parameter(torch.empty(_full_shape(p), device=device, dtype=torch.float32))
-            for name, p in own.items()
+            name: nn.Parameter(torch.empty(shape, device=device, dtype=torch.float32))
+            for name, shape in shapes.items()
         }
         module._parameters.update(full)
-        torch.manual_seed(seed * 1_000_003 + index)
+        torch.manual_seed(seed * 1_000_003 + part.number)
         try:
             built.initialise_module(module)
         finally:
             module._parameters.update(own)
+        values = {name: parameter.detach() for name, parameter in full.items()}
+        if isinstance(module, FrozenLinear):
+            values |= module.packed(values["weight"])
         with torch.no_grad():
             for name, parameter in own.items():
-                write(parameter, full[name].detach())
+                write(parameter, values[name])
 
 
-def _modules_with_state(root: nn.Module) -> Iterator[tuple[nn.Module, dict[str, nn.Parameter]]]:
-    """Submodules with parameters or buffers of their own; a tied parameter belongs to the first."""
-    seen: set[int] = set()
-    for module in root.modules():
-        own = {n: p for n, p in module._parameters.items() if p is not None and id(p) not in seen}
-        seen.update(id(p) for p in own.values())
-        if own or module._buffers:
-            yield module, own
+def to_empty(module: nn.Module, device: torch.device, parameters_on: torch.device | None = None) -> None:
+    """Give meta tensors memory without values, parameters elsewhere than buffers where that is asked for.
 
-
-def to_empty(module: nn.Module, device: torch.device) -> None:
-    """Give meta tensors memory without values; tied parameters stay one, which nn.Module.to_empty forgets."""
+    Tied parameters stay one, which nn.Module.to_empty forgets.
+    """
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for owner in module.modules():
         for name, parameter in owner._parameters.items():
             if parameter is not None:
                 places.setdefault(id(parameter), []).append((owner, name))
-    module.to_empty(device=device)
+    module.to_empty(device=parameters_on or device)
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            if buffer is not None:
+                owner._buffers[name] = buffer.to(device)
     for (first, first_name), *others in places.values():
         for owner, name in others:
             owner._parameters[name] = first._parameters[first_name]
@@ -256,7 +298,7 @@ def _selective_contexts() -> Any:
         aten._scaled_dot_product_cudnn_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
     }
-    matmuls = {aten.mm.default, aten.addmm.default}
+    matmuls = {aten.mm.default, aten.addmm.default, aten._scaled_mm.default}
     seen = {False: 0, True: 0}
 
     def policy(context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:

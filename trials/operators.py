@@ -29,7 +29,7 @@ def needed_operators(request: ProbeRequest) -> tuple[str, ...]:
     if request.device == "cpu":
         names.append("ShareMemCommBuilder")
     if request.config.offload in ("optimizer", "optimizer_and_parameters"):
-        names.append("CPUAdamBuilder")
+        names.append("CPULionBuilder" if request.config.optimizer == "lion" else "CPUAdamBuilder")
     return tuple(names)
 
 

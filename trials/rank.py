@@ -22,6 +22,7 @@ from trials.devices import Device, open_device
 from trials.engines import Engine, EngineRefusal, Setting, build_engine
 from trials.failures import lost_peer, outcome_of, reason_of
 from trials.measure import Stepper, measure, warm_up
+from trials.mesh import place
 from trials.threads import use_threads
 from trials.versions import versions_of
 
@@ -101,7 +102,7 @@ class _RankProbe:
             batches = TokenBatches(
                 request.config,
                 vocab_size=engine.vocab_size,
-                replica=self._rank,
+                replica=place(request.config, request.world_size, self._rank).replica,
                 num_replicas=request.config.data_parallel_size(request.world_size),
                 seed=request.seed,
                 device=device.torch_device,
@@ -160,8 +161,15 @@ def _setting(request: ProbeRequest, device: Device) -> Setting:
         device_kind=request.device,
         device=device.torch_device,
         world_size=request.world_size,
+        num_nodes=request.num_nodes,
         seed=request.seed,
     )
+
+
+def _backend(request: ProbeRequest, device: Device) -> str:
+    """With one for CPU tensors too where gradients are in CPU memory, of which a norm is made."""
+    in_cpu_memory = request.config.offload == "optimizer_and_parameters"
+    return f"cpu:gloo,cuda:{device.backend}" if request.device == "cuda" and in_cpu_memory else device.backend
 
 
 @contextmanager
@@ -182,7 +190,7 @@ def _process_group(share: NodeShare, rank: int, local_rank: int, device: Device)
     if request.num_nodes == 1 and request.device == "cpu":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a host whose own name does not resolve can still probe
     dist.init_process_group(
-        device.backend,
+        _backend(request, device),
         timeout=timedelta(seconds=request.deadline_s),
         device_id=device.torch_device if request.device == "cuda" else None,
     )

@@ -82,6 +82,10 @@ def _require_traceable(request: ProbeRequest) -> None:
     config = request.config
     if ENGINE_OF_SHARDING[config.sharding] == "zero":
         raise BadInput("DeepSpeed's ZeRO does not run on fake tensors; `autotune plan` forecasts it")
+    if config.offload != "none":
+        raise BadInput("a trace counts every tensor, and cannot tell which are in CPU memory")
+    if config.optimizer == "adafactor":
+        raise BadInput("Adafactor reads what its tensors hold, which fake ones do not have")
     if config.model_parallel_size > 1:
         raise BadInput("no engine traces tensor, pipeline or context parallelism yet")
 
@@ -116,6 +120,7 @@ def _trace_depth(request: ProbeRequest, num_layers: int) -> _Traced:
         device_kind="cpu",
         device=torch.device("cpu"),
         world_size=request.world_size,
+        num_nodes=request.num_nodes,
         seed=request.seed,
         num_layers=num_layers,
     )

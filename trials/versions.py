@@ -22,6 +22,9 @@ def versions_of(device: Device, kind: DeviceKind) -> Versions:
         torch=torch.__version__,
         transformers=version("transformers"),
         deepspeed=_installed("deepspeed"),
+        torchao=_installed("torchao"),
+        peft=_installed("peft"),
+        bitsandbytes=_installed("bitsandbytes"),
         nccl=".".join(map(str, torch.cuda.nccl.version())) if kind == "cuda" else None,
         protocol=PROTOCOL_VERSION,
     )

@@ -17,6 +17,7 @@ from trials.contract.outcome import Outcome, Phase
 from trials.malloc import give_back_from
 from trials.operators import OperatorUnavailable, load_operators, needed_operators
 from trials.processes import adopt_orphans, die_with_parent
+from trials.quiet import quiet_libraries
 
 IMPORTED_AHEAD = (
     "torch.distributed.fsdp",
@@ -38,6 +39,7 @@ class Zygote:
 
     def __init__(self, device: DeviceKind) -> None:
         adopt_orphans()
+        quiet_libraries()
         if device == "cpu":
             give_back_from(engine_constants(0).cpu_mmap_threshold_bytes)
         os.environ["DS_ACCELERATOR"] = device

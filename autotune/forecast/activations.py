@@ -70,6 +70,8 @@ def _derived(case: Case) -> Activations:
     if by_mask.any():
         share = np.where(case.checkpoints, 1.0, case.shape.windowed_layers / case.shape.num_layers)
         whole = whole + by_mask * share * _bytes(case, (layers.masked,))
+    shared = case.has("precision", "fp8") & case.autocasts
+    whole = whole + adapters(case) + shared * _bytes(case, (layers.shared_by_float8,))
     kept = _bytes(
         case,
         (layers.selective, layers.selective_written_out, layers.selective_compiled, layers.input_alone),
@@ -85,6 +87,8 @@ def _derived(case: Case) -> Activations:
         ),
         np.where((checkpointing == 1) & (eager == 1), 3, checkpointing),
     )
+    of_adapters = case.is_lora * (checkpointing == 1) * _bytes(case, (layers.selective_of_adapters,))
+    kept, already = kept + of_adapters, already + of_adapters
     return Activations(
         saved=np.where(case.checkpoints, kept, whole),
         recomputed=case.checkpoints * (whole - already),
@@ -103,9 +107,24 @@ def _derived(case: Case) -> Activations:
         in_forward=_bytes(case, (layers.nothing, _attention_forward), eager),
         masks=_bytes(case, (layers.nothing, layers.masks), eager) + by_mask * case.sequence**2,
         stream=_bytes(case, (layers.input_alone,)),
-        final_norm=_bytes(case, (layers.final_norm,)),
+        final_norm=np.where(case.is_lora, _final_norm_frozen(case), _bytes(case, (layers.final_norm,))),
         head=_bytes(case, (layer_gradients.final_norm_backward,)),
     )
+
+
+def adapters(case: Case) -> Floats:
+    """More of a layer under LoRA, in whose linears the adapters' own inputs and outputs are few numbers."""
+    if not case.is_lora.any():
+        return np.zeros(1)
+    numbers = layers.num_linears(case.shape) * case.count("lora_rank") * case.tokens / case.tensor
+    more = _bytes(case, (layers.adapted,)) + case.bytes.compute * numbers
+    return case.is_lora * (more + case.casts_adapters * _bytes(case, (layers.cast_for_adapters,)))
+
+
+def _final_norm_frozen(case: Case) -> Floats:
+    """Of the norm before a frozen head, which keeps no input; less what the first norm would keep."""
+    of_a_norm = _bytes(case, (layers.first_norm,))
+    return of_a_norm * case.checkpoints
 
 
 def masked(case: Case) -> Mask:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autotune.errors import BadInput
 from autotune.forecast.constants import ForecastConstants
-from autotune.forecast.formats import AUTOCAST, RATES, Floats, FormatColumns, Indices, format_table
+from autotune.forecast.formats import AUTOCAST, HALF, RATES, Floats, FormatColumns, Indices, format_table
 from autotune.forecast.sizes import Sizes
 from autotune.hardware.inventory import NodeGroup
 from autotune.models.shape import ModelShape
@@ -183,8 +183,23 @@ class Case:
 
     @cached_property
     def mode(self) -> Indices:
-        """How layers compute: HALF, SINGLE or AUTOCAST."""
-        return self.bytes.mode.astype(np.intp)
+        """How layers compute: HALF, SINGLE or AUTOCAST.
+
+        Frozen weights are stored as they are computed with, so under LoRA autocast casts adapters alone.
+        """
+        mode = self.bytes.mode.astype(np.intp)
+        return np.where(self.is_lora & (mode == AUTOCAST), HALF, mode)
+
+    @cached_property
+    def casts_adapters(self) -> Mask:
+        """Whether adapters are stored wider than they are computed with, and their inputs cast for each."""
+        mask: Mask = self.is_lora & (self.bytes.mode == AUTOCAST)
+        return mask
+
+    @cached_property
+    def frozen_bytes(self) -> Floats:
+        """Of a weight of the model itself: trained, or frozen and then in no more digits than are read."""
+        return np.where(self.is_lora, self.bytes.compute, self.bytes.weights)
 
     @cached_property
     def autocasts(self) -> Mask:

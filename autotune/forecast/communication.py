@@ -12,7 +12,7 @@ from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.compute import MicroStep
 from autotune.forecast.formats import Floats
-from autotune.forecast.states import Parameters, Stage, keeps_whole, layers_alive, unit_bytes
+from autotune.forecast.states import Parameters, Stage, keeps_whole, layers_alive, stored_bytes, unit_bytes
 from search_spaces.columns import Mask
 
 
@@ -64,7 +64,7 @@ def _copies(case: Case, stage: Stage, held: Parameters, acts: Activations) -> tu
     seconds_per_byte = 1 / (case.constants.pcie_efficiency * case.group.gpu.pcie_gb_per_s * 1e9)
     moved_layers = np.maximum(stage.layers - layers_alive(case, stage), 0)
     activations = acts.saved * moved_layers
-    parameters = case.offloads_parameters * case.bytes.weights * held.total / case.shards
+    parameters = case.offloads_parameters * stored_bytes(case, held) / case.shards
     gradients = case.offloads_parameters * case.bytes.gradients * held.trainable / case.shards
     in_forward, in_backward = activations + parameters, activations + parameters + gradients
     return in_forward * seconds_per_byte, in_backward * seconds_per_byte

@@ -110,8 +110,8 @@ OPTIMIZERS: Mapping[Optimizer, OptimizerStates] = MappingProxyType(
     }
 )
 
-FROZEN_BYTES: Mapping[BaseWeights, float] = MappingProxyType({"int8": 1.0, "int4": 0.5 + 2 / 64})
-"""Bytes of a quantised base weight; int4 has a 2-byte scale per 64. `native` is as the format stores it."""
+FROZEN_BYTES: Mapping[BaseWeights, float] = MappingProxyType({"int8": 1.0, "int4": 0.5 + 4 / 64})
+"""Bytes of a quantised base weight; int4 has an fp32 scale per 64. `native` is as the format stores it."""
 
 
 def format_table() -> Floats:

@@ -6,7 +6,7 @@ from autotune.forecast.activations import Activations
 from autotune.forecast.case import Case
 from autotune.forecast.formats import Floats
 from autotune.forecast.memory import MOST_BYTES
-from autotune.forecast.states import layers_alive, optimizer_bytes, parameters, stages
+from autotune.forecast.states import layers_alive, optimizer_bytes, parameters, stages, stored_bytes
 
 DEEPSPEED_GRADIENT_BYTES = 4.0
 """Of a parameter whose optimizer DeepSpeed offloads, in pinned memory: fp32 at every precision
@@ -22,7 +22,7 @@ def host_bytes(case: Case, acts: Activations) -> Floats:
     own = held.trainable / case.shards
     gradients = np.where(case.is_zero, DEEPSPEED_GRADIENT_BYTES, case.bytes.gradients)
     optimizer = case.offloads_optimizer * (case.bytes.master + gradients + optimizer_bytes(case)) * own
-    weights = case.offloads_parameters * case.bytes.weights * (held.total + case.is_lora * held.trainable)
+    weights = case.offloads_parameters * stored_bytes(case, held)
     moved_layers = stage.layers - layers_alive(case, stage)
     activations = stage.in_flight * moved_layers * acts.saved
     ranks = min(case.group.gpus_per_node, case.world_size)

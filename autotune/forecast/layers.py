@@ -5,13 +5,14 @@ Bytes per token that the forward saves for the backward. Each term was traced on
 counts where an operator saves it: an input of a matmul, both factors of a product, a softmax's output.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autotune.forecast.formats import AUTOCAST, HALF, SINGLE
 from autotune.forecast.styles import (
     COMPUTED,
     NORM_INPUT,
+    NORM_PRODUCT,
     NORM_STATISTICS,
     SCORES,
     STREAM,
@@ -174,11 +175,24 @@ def selective_written_out(shape: ModelShape, mode: int) -> Kept:
 
 
 def _selective_around_attention(shape: ModelShape, mode: int) -> Kept:
-    size, kept = COMPUTED[mode], _matmul_outputs(shape)[::2]
-    whole = sum(width for width, splits in kept if not splits)
-    return input_alone(shape, mode) + Kept(
-        size * whole, size * sum(width for width, splits in kept if splits)
-    )
+    return input_alone(shape, mode) + _outputs(_matmul_outputs(shape)[::2], mode)
+
+
+def selective_of_adapters(shape: ModelShape, mode: int) -> Kept:
+    """More under selective checkpointing with LoRA, where two matmuls of an adapter follow on each.
+
+    Counting goes on through them, so that of one linear both outputs are kept, and of the next only what is
+    between its adapter's two.
+    """
+    outputs = _matmul_outputs(shape)
+    with_adapters = [one for output in outputs for one in (output, (0, True), output)]
+    plain = _outputs(outputs[::2], mode)
+    return _outputs(with_adapters[::2], mode) + Kept(-plain.gathered, -plain.split)
+
+
+def _outputs(outputs: Sequence[tuple[int, bool]], mode: int) -> Kept:
+    whole = sum(width for width, splits in outputs if not splits)
+    return Kept(COMPUTED[mode] * whole, COMPUTED[mode] * sum(width for width, splits in outputs if splits))
 
 
 def _matmul_outputs(shape: ModelShape) -> list[tuple[int, bool]]:
@@ -210,6 +224,47 @@ def compiled(shape: ModelShape, mode: int) -> Kept:
     normed = NORM_INPUT[style_of(shape).norm][mode] - STREAM[mode]
     fewer = 2 * normed * shape.hidden_size + size * shape.intermediate_size * shape.experts_per_token
     return Kept(whole.gathered, max(whole.split - fewer, 0))
+
+
+def adapted(shape: ModelShape, mode: int) -> Kept:
+    """More, or mostly less, of a layer whose weights are frozen and have LoRA adapters beside them.
+
+    A norm multiplies by a weight without gradient, so it keeps no copy of what it multiplied. What linears
+    read is kept as ever, by the adapters.
+    """
+    style = style_of(shape)
+    norms = 4 if style.norms_after else 2
+    less = NORM_PRODUCT[style.norm][mode] * norms * shape.hidden_size
+    if style.qk_norm:
+        less += NORM_PRODUCT[style.norm][SINGLE if mode == SINGLE else HALF] * (
+            shape.query_size + shape.kv_size
+        )
+    return Kept(0, -less)
+
+
+def cast_for_adapters(shape: ModelShape, mode: int) -> Kept:
+    """More where adapters are stored in fp32: each is given its input in their format, and casts it back."""
+    style = style_of(shape)
+    shared = style.attention_readers + style.feed_forward_readers - 2
+    return Kept(2 * shared * shape.hidden_size, 2 * shape.query_size)
+
+
+def shared_by_float8(shape: ModelShape, mode: int) -> Kept:
+    """Less where float8 linears under autocast share one cast of a norm's output. Traced."""
+    return Kept(-2 * shape.hidden_size, 0)
+
+
+def num_linears(shape: ModelShape) -> int:
+    """Of a layer, experts aside, which are no `nn.Linear`."""
+    style = style_of(shape)
+    routed = shape.num_experts > 1
+    return style.attention_readers + 1 + (0 if routed else style.feed_forward_readers + 1)
+
+
+def first_norm(shape: ModelShape, mode: int) -> Kept:
+    """Of the very first norm, which under LoRA nothing goes backward through."""
+    own = norm(shape, mode, 0).split - NORM_PRODUCT[style_of(shape).norm][mode] * shape.hidden_size
+    return Kept(0, own)
 
 
 def final_norm(shape: ModelShape, mode: int) -> Kept:

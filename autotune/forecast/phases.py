@@ -1,5 +1,7 @@
 """What each phase of an optimizer step needs beside weights, master and optimizer states."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from autotune.forecast.buffers import (
     waiting_head,
 )
 from autotune.forecast.case import Case
-from autotune.forecast.formats import SINGLE, Floats
+from autotune.forecast.formats import AUTOCAST, HALF, SINGLE, Floats
 from autotune.forecast.states import (
     Parameters,
     Stage,
@@ -27,6 +29,19 @@ from autotune.forecast.states import (
 )
 from trials.contract.constants import engine_constants
 from trials.contract.messages import StepPhase
+
+FAKE_QUANTISED: Mapping[int, Mapping[str, float]] = MappingProxyType(
+    {
+        HALF: {"int8": 6.0, "int4": 18.5},
+        SINGLE: {"int8": 8.0, "int4": 16.5},
+        AUTOCAST: {"int8": 4.0, "int4": 12.5},
+    }
+)
+"""Bytes that torchao 0.18 keeps of each weight of a fake-quantised linear for its backward, beside what a
+plain one keeps. Traced."""
+
+
+UNFUSED = ("lion", "adafactor", "adamw_8bit")
 
 
 class Phase(NamedTuple):
@@ -89,7 +104,7 @@ def phases(
             Phase(
                 before + loose.in_loss,
                 saved + copies.of_head + final_norm,
-                loss_backward + shared.in_loss + standing,
+                loss_backward + _of_chunks_before(case, head) + shared.in_loss + standing,
             ),
         ),
         (
@@ -97,7 +112,7 @@ def phases(
             Phase(
                 before + loose.in_loss,
                 saved + copies.of_head + final_norm,
-                _head_backward(case, stage, head) + shared.in_loss + buffers,
+                _head_backward(case, stage, head) + _of_chunks_before(case, head) + shared.in_loss + buffers,
             ),
         ),
         (
@@ -135,7 +150,9 @@ def phases(
         (
             StepPhase.LAYERS,
             Phase(
-                np.where(appear > 0, but_first_layer, sharded - coming_unit) + waits + loose.in_first_layer,
+                np.where(appear > 0, but_first_layer, np.maximum(sharded - coming_unit, 0.0))
+                + waits
+                + loose.in_first_layer,
                 waiting + one_layer + masks + recomputed,
                 layer + shared.in_layer + buffers,
             ),
@@ -208,20 +225,25 @@ def weight_copies(case: Case, stage: Stage, held: Parameters) -> Copies:
     leaves it.
     """
     cast = 2.0 * case.autocasts
-    one = cast * case.sizes.cast_linear / case.tensor + fake_quantised(case)
-    of_layers = stage.layers * one
+    # Float8 linears read the weights themselves, and keep those.
+    of_linears = cast * ~case.has("precision", "fp8") * case.sizes.cast_linear / case.tensor
+    one = of_linears + fake_quantised(case)
     return Copies(
-        of_layers=of_layers * ~case.checkpoints,
+        of_layers=stage.layers * one * ~case.checkpoints,
         of_one_layer=one,
         of_head=cast * held.vocabulary * stage.has_loss,
-        cached=of_layers * case.checkpoints,
+        cached=stage.layers * of_linears * case.checkpoints,
     )
 
 
 def fake_quantised(case: Case) -> Floats:
-    """A layer's weights as quantisation-aware training sees them."""
-    trains = ~case.has("quantization_aware", "none")
-    return trains * case.bytes.compute * case.sizes.linear / case.tensor
+    """What quantisation-aware training keeps of a layer's weights on their way to what it multiplies with."""
+    per_weight = np.array(
+        [[FAKE_QUANTISED[mode][bits] for bits in ("int8", "int4")] for mode in (HALF, SINGLE, AUTOCAST)]
+    )[case.mode]
+    bits = case.looked_up("quantization_aware", {"none": 0, "int8": 1, "int4": 2}).astype(np.intp)
+    kept = np.where(bits == 0, 0.0, np.where(bits == 1, per_weight[:, 0], per_weight[:, 1]))
+    return kept * case.sizes.cast_linear / case.tensor
 
 
 def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
@@ -247,6 +269,11 @@ def loss_share(case: Case) -> Floats:
 def loss_pieces(case: Case) -> Floats:
     """Pieces that the logits are made in, one after the other."""
     return np.where(case.has("loss", "chunked"), float(case.constants.loss_chunks), 1.0)
+
+
+def _of_chunks_before(case: Case, head: Floats) -> Floats:
+    """The head's gradient, which chunks of the loss that went backward before have made already."""
+    return case.has("loss", "chunked") * _kept_bytes(case) * head
 
 
 def _head_backward(case: Case, stage: Stage, head: Floats) -> Floats:
@@ -279,8 +306,9 @@ def _layer_backward(case: Case, acts: Activations) -> Floats:
 
 
 def dequantised(case: Case) -> Floats:
-    """The frozen weights of a layer, where they are stored quantised, in the compute format."""
-    return ~case.has("base_weights", "native") * case.bytes.compute * case.sizes.linear / case.tensor
+    """The largest matrix of a layer, where its frozen weights are stored quantised, in the compute format."""
+    largest = case.shape.hidden_size * max(case.shape.intermediate_size, case.shape.query_size)
+    return ~case.has("base_weights", "native") * case.bytes.compute * largest / case.tensor
 
 
 def context_transient(case: Case) -> Floats:
@@ -308,7 +336,13 @@ def _kept_bytes(case: Case) -> Floats:
 
 
 def _step_temporary(case: Case, held: Parameters) -> Floats:
-    """Optimizers are fused, so only DeepSpeed copies: its gradients in the master's format."""
+    """DeepSpeed copies its gradients in the master's format; an optimizer that is not fused, what it updates.
+
+    That is the largest parameter, or all of DeepSpeed's partition at once.
+    """
     own = held.trainable / case.shards * ~case.offloads_optimizer
     sub_group = engine_constants(case.shape.num_parameters).deepspeed_sub_group_elements
-    return case.bytes.master * np.where(case.is_zero3, np.minimum(own, sub_group), own)
+    part = np.where(case.is_zero3, np.minimum(own, sub_group), own)
+    largest = np.where(case.is_zero, part, np.maximum(held.vocabulary, held.unit / 3) / case.shards)
+    copies = case.has("optimizer", *UNFUSED) * case.bytes.state * np.minimum(largest, own)
+    return case.bytes.master * part + copies

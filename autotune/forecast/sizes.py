@@ -24,7 +24,7 @@ class Sizes:
     cast_linear: float
     """Those that autocast makes copies of: all but the experts', which are no `nn.Linear`."""
     adapter: float
-    """LoRA weights of a layer, per unit of rank: inputs and outputs of every linear."""
+    """LoRA weights of a layer, per unit of rank: inputs and outputs of every `nn.Linear`."""
 
     @classmethod
     def of(cls, shape: ModelShape) -> "Sizes":
@@ -45,5 +45,5 @@ class Sizes:
             linear=attention + router + projections * h * f * shape.num_experts,
             active_linear=attention + router + projections * h * f * shape.experts_per_token,
             cast_linear=shape.measured.cast_weights if shape.measured else attention + router + dense,
-            adapter=2 * (h + q) + 2 * (h + k) + projections * (h + f) * shape.num_experts,
+            adapter=2 * (h + q) + 2 * (h + k) + (projections * (h + f) if shape.num_experts == 1 else 0),
         )

@@ -118,12 +118,16 @@ def optimizer_bytes(case: Case) -> Floats:
     return case.bytes.state * moments + other
 
 
-def _weights(case: Case, held: Parameters) -> Floats:
+def stored_bytes(case: Case, held: Parameters) -> Floats:
+    """Of all weights of a rank, adapters among them, before sharding over its peers."""
     layers = (held.total - held.root) / held.unit
     # Embedding, head and norms stay as they are.
-    frozen = layers * unit_bytes(case, held, case.bytes.weights) + case.bytes.weights * held.root
-    whole = frozen + case.is_lora * case.bytes.weights * held.trainable
-    on_device = whole * ~case.offloads_parameters
+    frozen = layers * unit_bytes(case, held, case.frozen_bytes) + case.frozen_bytes * held.root
+    return frozen + case.is_lora * case.bytes.weights * held.trainable
+
+
+def _weights(case: Case, held: Parameters) -> Floats:
+    on_device = stored_bytes(case, held) * ~case.offloads_parameters
     return np.where(case.is_fsdp | case.is_zero3, on_device / case.shards, on_device)
 
 

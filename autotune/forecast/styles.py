@@ -24,6 +24,14 @@ NORM_INPUT: Mapping[Norm, Mapping[int, int]] = MappingProxyType(
     }
 )
 """Norm and mode → bytes per feature."""
+NORM_PRODUCT: Mapping[Norm, Mapping[int, int]] = MappingProxyType(
+    {
+        "rms": {HALF: 2, SINGLE: 4, AUTOCAST: 4},
+        "wide_rms": {HALF: 4, SINGLE: 4, AUTOCAST: 4},
+        "layer": {HALF: 0, SINGLE: 0, AUTOCAST: 0},
+    }
+)
+"""Of these, what is kept for the gradient of the norm's weight alone."""
 NORM_STATISTICS: Mapping[Norm, int] = MappingProxyType({"rms": 4, "wide_rms": 4, "layer": 8})
 """Bytes per token: a reciprocal root in fp32, or a mean and one."""
 

@@ -111,13 +111,16 @@ def trials_view(rows: Sequence[TrialRow]) -> RenderableType:
     if not rows:
         return "no trial has begun yet"
     configs = [row.config for row in rows]
-    table = ConfigTable(configs, ("tokens/s", "95 % interval", "peak", "took"))
+    any_figure = any(row.tokens_per_second for row in rows)
+    headings = ("tokens/s", *(("95 % interval",) if any_figure else ()), "peak", "took")
+    table = ConfigTable(configs, headings)
     for row in rows:
         speed = row.tokens_per_second
         told = speed_or_outcome(row.outcome, speed.median if speed else 0.0) or Text(
             row.state.lower(), style="cyan"
         )
-        figures = (told, interval(speed) if speed else "", memory(row.peak_bytes), f"{row.seconds:.1f} s")
+        intervals = (interval(speed) if speed else "",) if any_figure else ()
+        figures = (told, *intervals, memory(row.peak_bytes), f"{row.seconds:.1f} s")
         table.add(row.number, row.config, figures)
     parts: list[RenderableType] = [table]
     if common := in_common(configs):

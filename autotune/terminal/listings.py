@@ -8,11 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.jobs import Job
+from autotune.report.narrowed import NarrowedSpace
 from autotune.terminal.tables import Fitting, plain_table
 from autotune.terminal.words import clock
 
 COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 """How parameters are counted."""
+MOST_LISTED = 8
+"""Counts of a dimension, before they shrink to their range."""
 
 
 def jobs_view(jobs: Sequence[Job], done: Iterable[int]) -> RenderableType:
@@ -88,6 +91,34 @@ def spaces_view(rows: Sequence[dict[str, Any]]) -> RenderableType:
     for row in rows:
         table.add_row(row["name"], row["description"], ", ".join(row["varies"]))
     return table
+
+
+def narrowed_view(space: NarrowedSpace) -> RenderableType:
+    """Each dimension with what is left of it, and why the rest has gone."""
+    head = Text(f"{space.space} for {space.model} on {space.gpus}", style="bold")
+    counts = Text(f"{space.legal:,} of {space.total:,} configurations can be probed")
+    table = plain_table()
+    table.add_column("dimension", no_wrap=True)
+    table.add_column("values", overflow="fold")
+    for field, values in space.dimensions.items():
+        table.add_row(field, Text(_listed(values), style="" if values else "red"))
+    gone = [Text(f"without {one.field}={_said(one.value)}: {one.reason}") for one in space.left_out]
+    rest = [Text(f"left out {r.count:,}: {r.reason}", style="dim") for r in space.rejected]
+    notes = [Text(f"note: {note}", style="dim") for note in space.notes]
+    lines: list[RenderableType] = []
+    for block in (gone, rest, notes):
+        lines += ["", *block] if block else []
+    return Group(head, counts, "", table, *lines)
+
+
+def _listed(values: Sequence[bool | int | str]) -> str:
+    if len(values) > MOST_LISTED and all(type(value) is int for value in values):
+        return f"{values[0]} to {values[-1]}, {len(values)} values"
+    return ", ".join(map(_said, values)) or "none"
+
+
+def _said(value: bool | int | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _count(number: int) -> str:

@@ -18,6 +18,19 @@ UNBOUNDED = 10_000
 Cell = str | Text
 
 
+SHORT = {
+    "optimizer_and_parameters": "all",
+    "optimizer": "states",
+    "activations": "activ.",
+    "selective": "select.",
+}
+"""What long values are called where there is little room."""
+
+
+def _said(value: str, *, short: bool) -> str:
+    return SHORT.get(value, value) if short else value
+
+
 class Fitting:
     """The first of several tables that the terminal has room for, or else the last."""
 
@@ -73,7 +86,7 @@ class ConfigTable:
         for name in self._figures:
             table.add_column(name, justify="right", no_wrap=True)
         for trial, config, figures, style in self._rows:
-            values = [str(getattr(config, field)) for field in self._fields]
+            values = [_said(str(getattr(config, field)), short=heading > 0) for field in self._fields]
             table.add_row(trial, *values, *figures, style=style)
         return table
 

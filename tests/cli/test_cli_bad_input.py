@@ -133,7 +133,7 @@ def test_code_from_elsewhere_in_a_config_is_left_out(cli: Cli, home: Path):
         (["--baseline", "tiny.json"], ["--baseline tiny.json: unknown field 'model_type'"]),
         (["--baseline", "deep.json"], ["--baseline deep.json is larger than"]),
         (["--baseline", "/dev/zero"], ["--baseline /dev/zero is larger than"]),
-        (["--baseline", "precision=fp8"], ["the baseline cannot run here"]),
+        (["--baseline", "attention=flash"], ["the baseline cannot run here"]),
         (["--name", "🦙"], ["--name '🦙'", "letters, digits"]),
         (["--name", "../../etc/passwd"], ["--name '../../etc/passwd'", "letters, digits"]),
         (["--name", "-x"], ["--name '-x'"]),
@@ -193,8 +193,8 @@ def test_a_ceiling_below_the_model_names_the_smallest_that_would_do(cli: Cli):
 
 @pytest.mark.usefixtures("nothing_is_left")
 def test_what_no_device_here_can_run_is_bad_input(cli: Cli):
-    ended = cli(*TUNE, "--set", "precision=fp8", *NO_SAMPLER)
-    refused(ended, 2, "fp8", "allow other values of precision with --set")
+    ended = cli(*TUNE, "--set", "attention=flash", *NO_SAMPLER)
+    refused(ended, 2, "flash", "allow other values of attention with --set")
 
 
 @pytest.mark.parametrize("gpus", ["auto", "cpu:2"])
@@ -270,6 +270,9 @@ def test_a_job_without_a_recommendation_has_nothing_to_export(cli: Cli, home: Pa
         (["spaces", "nosuch"], ["'nosuch'", "cpu"]),
         (["spaces", "text.yaml"], ["text.yaml", "mapping"]),
         (["spaces", "a" * 5000], ["no space and no file"]),
+        (["spaces", "--for", "llama-3.1-8b"], ["name it", "spaces NAME --for MODEL"]),
+        (["spaces", "fsdp", "--for", "llama-3.1-8c", "--gpus", "cpu:2"], ["llama-3.1-8b"]),
+        (["show", "job", "--png"], ["--plots DIR --png"]),
         (["show", "\udcff"], ["UTF-8"]),
         (["jobs", "--storage", "sqlite:///folder"], ["folder cannot be used"]),
     ],

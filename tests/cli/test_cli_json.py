@@ -98,6 +98,15 @@ SHAPES = {
         }
     ),
     "spaces": exactly({"spaces": each(exactly({"name": TEXT, "description": TEXT, "varies": each(TEXT)}))}),
+    "spaces fsdp --for llama-3.1-8b --gpus T4:2": exactly(
+        {
+            "space": TEXT, "model": TEXT, "gpus": TEXT, "legal": COUNT, "total": COUNT,
+            "dimensions": {"type": "object", "minProperties": 1},
+            "left_out": each(among({"field": TEXT, "reason": TEXT})),
+            "rejected": each(exactly({"code": TEXT, "reason": TEXT, "count": COUNT})),
+            "notes": {"type": "array"},
+        }
+    ),
     "spaces cpu": among({"name": TEXT, "dimensions": {"type": "object", "minProperties": 1}}),
     "jobs": exactly(
         {

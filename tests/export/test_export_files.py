@@ -66,8 +66,6 @@ class TestWrite:
     [
         ("deepspeed", {"sharding": "fsdp"}, "DeepSpeed has no FSDP; use --to accelerate or --to torchrun"),
         ("deepspeed", {"sharding": "zero3", "precision": "fp8"}, "float8"),
-        ("deepspeed", {"sharding": "zero2", "optimizer": "lion"}, "cannot be configured for lion"),
-        ("torchrun", {"sharding": "zero2", "optimizer": "lion"}, "cannot be configured for lion"),
         ("deepspeed", {"sharding": "zero1", "tensor_parallel_size": 2}, "--to torchrun"),
         ("accelerate", {"pipeline_parallel_size": 2, "gradient_accumulation_steps": 2}, "--to torchrun"),
         ("accelerate", {"device": "cpu", "sharding": "fsdp"}, "GPUs only"),

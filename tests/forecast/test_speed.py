@@ -106,7 +106,8 @@ def test_offloaded_parameters_come_with_every_microbatch(run):
         for steps in (1, 9)
     ]
     here, here_later, away, away_later = run(*rows).step_s
-    assert away_later - away > here_later - here + 1  # 12 GB each, some of it behind compute
+    # 12 GB each, beside the collectives and some of it behind compute.
+    assert away_later - away > 1.1 * (here_later - here)
 
 
 def test_a_ring_over_nodes_uses_the_interface_of_each_gpu(run, h100):

@@ -49,8 +49,32 @@ ILLEGAL = [
     (ONE_RANK, {"sharding": "fsdp"}, "sharding fsdp splits nothing"),
     (ONE_NODE, {"sharding": "zero1", "tensor_parallel_size": 8}, "sharding zero1 splits nothing"),
     (BATCH, {"gradient_accumulation_steps": 14}, "misses the global batch of 100 by more than 10%"),
-    (replace(ONE_NODE, to_probe=True), {"tensor_parallel_size": 2}, "no engine probes tensor"),
-    (replace(ONE_NODE, to_probe=True), {"compile": True}, "no engine probes compile=True"),
+    (replace(ONE_NODE, to_probe=True), {"tensor_parallel_size": 2}, "DDP does not average gradients"),
+    (
+        replace(ONE_NODE, to_probe=True, tied_embeddings=True),
+        {"tensor_parallel_size": 2, "sharding": "fsdp"},
+        "ties its head to its embedding",
+    ),
+    (
+        replace(ONE_NODE, to_probe=True, model_type="gemma2"),
+        {"attention": "eager", "loss": "chunked"},
+        "the cap on the logits of gemma2",
+    ),
+    (
+        replace(ONE_NODE, to_probe=True, model_type="gpt2"),
+        {"adaptation": "lora", "base_weights": "int4"},
+        "the layers of gpt2 have no nn.Linear",
+    ),
+    (
+        replace(ONE_NODE, to_probe=True),
+        {
+            "tensor_parallel_size": 2,
+            "pipeline_parallel_size": 2,
+            "gradient_accumulation_steps": 4,
+            "sharding": "fsdp",
+        },
+        "no engine probes tensor parallelism with a pipeline yet",
+    ),
     (replace(ONE_NODE, features=frozenset({"cpu", "fp16"})), {"precision": "bf16"}, "no bf16"),
 ]
 
@@ -84,11 +108,12 @@ def test_what_breaks_no_rule_is_legal(facts, changes):
 @pytest.mark.parametrize(
     "features", [{"cpu", "bf16", "fp16"}, {"cuda", "fp16"}, {"cuda", "bf16", "fp16", "fp8"}]
 )
-@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: "+".join(row.values))
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: "+".join((*row.values, *row.parallel)))
 def test_the_table_of_capabilities_holds(row: Refusal, features):
     """The first values that a row names are refused wherever the row applies."""
     facts = replace(ONE_NODE, features=frozenset(features), to_probe=True)
-    config = TrainingConfig(**{field: values[0] for field, values in row.values.items()})
+    fields = {field: values[0] for field, values in row.values.items()} | dict.fromkeys(row.parallel, 2)
+    config = TrainingConfig(**fields, gradient_accumulation_steps=4)
     if row in refusals(facts.features):
         assert why_illegal(config, facts) is not None
 

@@ -2,13 +2,18 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from trials.contract.capabilities import Feature, refusal, refusals
+import numpy as np
+
+from trials.contract.capabilities import Feature, Refusal, refusals
 from trials.contract.config import TrainingConfig, choices
 
 Fields = Mapping[str, Any]
 Pair = frozenset[tuple[str, Any]]
+NOTHING = object()
+"""No value of any field."""
 
 
 def probed_choices(features: frozenset[Feature]) -> dict[str, list[Any]]:
@@ -16,7 +21,7 @@ def probed_choices(features: frozenset[Feature]) -> dict[str, list[Any]]:
     ruled_out = {
         (field, value)
         for row in refusals(features)
-        if len(row.values) == 1
+        if len(row.values) == 1 and not row.parallel
         for field, values in row.values.items()
         for value in values
     }
@@ -27,13 +32,25 @@ def probed_choices(features: frozenset[Feature]) -> dict[str, list[Any]]:
     }
 
 
-def legal(features: frozenset[Feature]) -> list[dict[str, Any]]:
-    """Every combination of choices that is not refused."""
-    options = probed_choices(features)
-    combinations = (
-        dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
-    )
-    return [fields for fields in combinations if refusal(TrainingConfig(**fields), features) is None]
+def legal(
+    features: frozenset[Feature], without: Mapping[str, Any] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """Every combination of choices that is not refused, but for the values that are not to be among them."""
+    options = {
+        field: [value for value in values if value != without.get(field, NOTHING)]
+        for field, values in probed_choices(features).items()
+    }
+    rows = [row for row in refusals(features) if not row.parallel]
+    found: list[dict[str, Any]] = [{}]
+    for field, values in options.items():
+        found = [{**fields, field: value} for fields in found for value in values]
+        decided = [row for row in rows if field in row.values and set(row.values) <= set(found[0])]
+        found = [fields for fields in found if not any(_matches(row, fields) for row in decided)]
+    return found
+
+
+def _matches(row: Refusal, fields: Fields) -> bool:
+    return all(fields[field] in values for field, values in row.values.items())
 
 
 def pairs(fields: Fields) -> set[Pair]:
@@ -42,9 +59,21 @@ def pairs(fields: Fields) -> set[Pair]:
 
 def covering(configurations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A part of `configurations` that has all their pairs: each adds the most of those still missing."""
-    missing = set().union(*map(pairs, configurations))
+    fields = list(configurations[0])
+    codes = np.stack(
+        [np.unique([str(one[field]) for one in configurations], return_inverse=True)[1] for field in fields]
+    )
+    width = int(codes.max()) + 1
+    both = [
+        (index * width + codes[a]) * width + codes[b]
+        for index, (a, b) in enumerate(itertools.combinations(range(len(fields)), 2))
+    ]
+    numbers, of_each = np.unique(np.stack(both, axis=1), return_inverse=True)
+    of_each = of_each.reshape(len(configurations), len(both))
+    missing = np.ones(len(numbers), dtype=np.bool_)
     chosen = []
-    while missing:
-        chosen.append(max(configurations, key=lambda fields: len(pairs(fields) & missing)))
-        missing -= pairs(chosen[-1])
+    while missing.any():
+        best = int(missing[of_each].sum(axis=1).argmax())
+        chosen.append(configurations[best])
+        missing[of_each[best]] = False
     return chosen

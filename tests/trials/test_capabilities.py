@@ -23,7 +23,8 @@ TRAINS_ANYWHERE = TrainingConfig(precision="fp32")
 
 
 def named(row: Refusal) -> str:
-    return "-".join(f"{field}={'|'.join(map(str, values))}" for field, values in row.values.items())
+    named = (f"{field}={'|'.join(map(str, values))}" for field, values in row.values.items())
+    return "-".join([*named, *row.parallel])
 
 
 def combinations(row: Refusal) -> list[dict[str, Any]]:
@@ -52,14 +53,19 @@ class TestEveryRow:
     def test_refuses_what_it_is_about_on_some_device(self, row: Refusal) -> None:
         on = [features for features in FEATURES if row.applies_to(features)]
         assert on
+        split = dict.fromkeys(row.parallel, 2)
         for features, fields in itertools.product(on, combinations(row)):
-            assert refusal(TrainingConfig(**fields), features) is not None
+            assert refusal(TrainingConfig(**fields, **split), features) is not None
 
     def test_leaves_alone_what_lacks_one_of_its_values(self, row: Refusal) -> None:
         for field in row.values:
-            assert not row.matches(
-                TrainingConfig(**combinations(row)[0] | {field: _another(field, row.values[field])})
-            )
+            others = combinations(row)[0] | {field: _another(field, row.values[field])}
+            assert not row.matches(TrainingConfig(**others, **dict.fromkeys(row.parallel, 2)))
+
+    def test_leaves_alone_what_is_not_split(self, row: Refusal) -> None:
+        for size in row.parallel:
+            split = dict.fromkeys(row.parallel, 2) | {size: 1}
+            assert not row.matches(TrainingConfig(**combinations(row)[0], **split))
 
 
 def _another(field: str, values: Any) -> Any:
@@ -70,13 +76,21 @@ def _another(field: str, values: Any) -> Any:
     ("fields", "features", "reason"),
     [
         ({"precision": "bf16"}, {"cuda", "fp16"}, "this GPU has no bf16 arithmetic"),
-        ({"precision": "fp8"}, {"cuda", "bf16"}, "this device has no fp8 matmuls"),
+        ({"precision": "fp8"}, {"cuda", "bf16"}, "this GPU has no fp8 matmuls"),
         ({"precision": "fp16", "sharding": "zero2"}, CPU, "DeepSpeed refuses fp16 on CPU"),
         ({"attention": "flash"}, CPU, "flash attention runs on CUDA only"),
         ({"offload": "optimizer"}, CPU, "DDP keeps every state on the device; offload needs ZeRO or FSDP"),
         ({"base_weights": "int4"}, CPU, "quantised base weights are frozen, so they need adaptation=lora"),
-        ({"compile": True}, CPU, "no engine probes compile=True yet"),
-        ({"tensor_parallel_size": 2}, CPU, "no engine probes tensor, pipeline or context parallelism yet"),
+        (
+            {"tensor_parallel_size": 2, "attention": "eager"},
+            CPU,
+            "tensor parallelism needs a fused attention kernel, not attention=eager",
+        ),
+        (
+            {"tensor_parallel_size": 2, "sharding": "zero1"},
+            CPU,
+            "no engine probes ZeRO with tensor parallelism yet",
+        ),
     ],
 )
 def test_the_reason_says_what_stands_in_the_way(
@@ -103,6 +117,6 @@ def test_what_is_not_refused_is_legal(fields: dict[str, Any]) -> None:
     assert (refusal(TrainingConfig(**fields), CPU) is None) == (fields in LEGAL)
 
 
-def test_test_engines_trains_every_pair_of_options_that_is_legal() -> None:
+def test_a_cover_has_every_pair_of_options_that_is_legal() -> None:
     trained = set().union(*map(pairs, covering(LEGAL)))
     assert set().union(*map(pairs, LEGAL)) <= trained

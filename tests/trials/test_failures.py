@@ -194,3 +194,10 @@ def test_other_failures_are_a_ranks_own(error: BaseException) -> None:
 )
 def test_a_reason_is_one_line(error: BaseException, reason: str) -> None:
     assert reason_of(error) == reason
+
+
+def test_what_a_pipeline_wraps_is_told_by_what_it_was() -> None:
+    wrapped = RuntimeError("[Stage 0] failed to run forward")
+    wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
+    assert outcome_of(wrapped, Phase.MEASURE) == Outcome.OUT_OF_MEMORY
+    assert "CUDA out of memory" in reason_of(wrapped)

@@ -217,9 +217,12 @@ class TestInvalid:
     @pytest.mark.parametrize(
         ("fields", "reason"),
         [
-            ({"compile": True}, "no engine probes compile=True yet"),
+            ({"attention": "flash"}, "flash attention runs on CUDA only"),
             ({"sharding": "zero3", "precision": "fp16"}, "DeepSpeed refuses fp16 on CPU"),
-            ({"tensor_parallel_size": 2}, "no engine probes tensor, pipeline or context parallelism yet"),
+            (
+                {"tensor_parallel_size": 2, "loss": "chunked"},
+                "no engine probes a chunked loss with tensor parallelism yet",
+            ),
         ],
     )
     def test_what_the_capabilities_refuse(self, run: Run, fields: dict[str, Any], reason: str) -> None:

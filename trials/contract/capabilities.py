@@ -4,6 +4,7 @@ A row names the field values it is about and the device it holds on; a configura
 every condition of a row matches. Adding an option to an engine removes or narrows a row here.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,6 +29,13 @@ Feature = Literal["cpu", "cuda", "bf16", "fp16", "fp8"]
 """What a device can be asked for; `features` of an inventory's device is a set of these."""
 
 ZERO = ("zero1", "zero2", "zero3")
+FSDP = ("fsdp", "hsdp")
+QUANTISED = ("int8", "int4")
+OFFLOADED_STATES = ("optimizer", "optimizer_and_parameters")
+TENSOR, PIPELINE, CONTEXT = "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"
+PARALLELISM: Mapping[str, str] = MappingProxyType(
+    {TENSOR: "tensor parallelism", PIPELINE: "a pipeline", CONTEXT: "context parallelism"}
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Refusal:
     values: Mapping[str, Sequence[Any]]
     """Field of TrainingConfig → the values the row is about; all fields must match."""
     reason: str
+    parallel: Sequence[str] = ()
+    """Parallel sizes that must all be more than 1."""
     on: Feature | None = None
     """Only on devices with this feature."""
     without: Feature | None = None
@@ -50,18 +60,14 @@ class Refusal:
         )
 
     def matches(self, config: TrainingConfig) -> bool:
-        return all(getattr(config, field) in values for field, values in self.values.items())
-
-
-def _unprobed(field: str, *values: Any) -> Refusal:
-    options = " or ".join(f"{field}={value}" for value in values)
-    return Refusal({field: values}, f"no engine probes {options} yet", unprobed=True)
+        split = all(getattr(config, size) > 1 for size in self.parallel)
+        return split and all(getattr(config, field) in values for field, values in self.values.items())
 
 
 REFUSALS: tuple[Refusal, ...] = (
     # What a device cannot do.
     Refusal({"precision": ("bf16", "bf16_pure")}, "this GPU has no bf16 arithmetic", without="bf16"),
-    Refusal({"precision": ("fp8",)}, "this device has no fp8 matmuls", without="fp8"),
+    Refusal({"precision": ("fp8",)}, "this GPU has no fp8 matmuls", on="cuda", without="fp8"),
     Refusal(
         {"precision": ("fp16",), "sharding": ZERO},
         "DeepSpeed refuses fp16 on CPU",
@@ -70,41 +76,118 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal({"attention": ("flash",)}, "flash attention runs on CUDA only", on="cpu"),
     # What does not go together.
     Refusal(
-        {"base_weights": ("int8", "int4"), "adaptation": ("full",)},
+        {"base_weights": QUANTISED, "adaptation": ("full",)},
         "quantised base weights are frozen, so they need adaptation=lora",
     ),
     Refusal(
-        {"offload": ("optimizer", "optimizer_and_parameters"), "sharding": ("ddp",)},
+        {"quantization_aware": QUANTISED, "adaptation": ("lora",)},
+        "quantisation-aware training trains the weights, which adaptation=lora freezes",
+    ),
+    Refusal(
+        {"precision": ("fp8",), "adaptation": ("lora",)},
+        "float8 matmuls are for weights that are trained; quantise the frozen ones (base_weights)",
+    ),
+    Refusal(
+        {"precision": ("fp8",), "quantization_aware": QUANTISED},
+        "a linear is either multiplied in float8 or fake-quantised, not both",
+    ),
+    Refusal(
+        {"offload": ("activations",), "activation_checkpointing": ("selective", "full")},
+        "what is recomputed is not kept, so there are no activations to offload",
+    ),
+    Refusal(
+        {"offload": OFFLOADED_STATES, "sharding": ("ddp",)},
         "DDP keeps every state on the device; offload needs ZeRO or FSDP",
     ),
     Refusal(
-        {"offload": ("optimizer",), "sharding": ("fsdp", "hsdp")},
+        {"offload": ("optimizer",), "sharding": FSDP},
         "FSDP offloads parameters and optimizer together: offload=optimizer_and_parameters",
     ),
     Refusal(
-        {"offload": ("optimizer",), "sharding": ZERO, "optimizer": ("sgd", "adamw_8bit", "adafactor")},
+        {"offload": OFFLOADED_STATES, "sharding": ZERO, "optimizer": ("sgd", "adamw_8bit", "adafactor")},
         "DeepSpeed updates in CPU memory with Adam, AdamW or Lion alone",
     ),
     Refusal(
         {"offload": ("optimizer_and_parameters",), "sharding": ("zero1", "zero2")},
         "parameters can be offloaded under ZeRO-3 only",
     ),
-    # What the probe does not run yet.
-    _unprobed("precision", "fp8"),
-    _unprobed("optimizer", "adamw_8bit", "adafactor", "lion"),
-    _unprobed("adaptation", "lora"),
-    _unprobed("base_weights", "int8", "int4"),
-    _unprobed("quantization_aware", "int8", "int4"),
-    _unprobed("attention", "flash"),
-    _unprobed("loss", "chunked"),
-    _unprobed("compile", True),
-    _unprobed("sharding", "hsdp"),
-    _unprobed("offload", "optimizer_and_parameters", "activations"),
+    Refusal(
+        {"base_weights": QUANTISED, "sharding": ("zero3",)},
+        "ZeRO-3 partitions weights of floating-point formats alone; quantised ones go with zero1, zero2, "
+        "fsdp or ddp",
+    ),
+    Refusal(
+        {"optimizer": ("adafactor",), "sharding": (*FSDP, *ZERO)},
+        "Adafactor keeps factors of whole rows and columns, which a shard does not have; use sharding=ddp",
+    ),
+    Refusal(
+        {"optimizer": ("adamw_8bit",), "sharding": ZERO},
+        "ZeRO flattens what it updates, and 8-bit states are kept of whole blocks alone; use fsdp or ddp",
+    ),
+    Refusal(
+        {"attention": ("flash",), "precision": ("fp32",)},
+        "flash attention computes in two bytes, not in fp32",
+    ),
+    # What several ranks do together.
+    Refusal(
+        {"attention": ("eager",)},
+        "tensor parallelism needs a fused attention kernel, not attention=eager",
+        parallel=(TENSOR,),
+    ),
+    Refusal(
+        {"attention": ("eager",)},
+        "context parallelism needs a fused attention kernel, not attention=eager",
+        parallel=(CONTEXT,),
+    ),
+    Refusal(
+        {"optimizer": ("adafactor",)},
+        "Adafactor keeps factors of whole rows and columns, which tensor parallelism splits",
+        parallel=(TENSOR,),
+    ),
+    Refusal(
+        {"attention": ("flash",)},
+        "context parallelism attends by PyTorch's kernel, not attention=flash",
+        parallel=(CONTEXT,),
+    ),
+    Refusal(
+        {"sharding": ("zero2", "zero3")},
+        "DeepSpeed's pipeline goes with ZeRO-1 at most; use sharding=zero1, ddp or fsdp",
+        parallel=(PIPELINE,),
+    ),
+    Refusal(
+        {"precision": ("fp16",)},
+        "the stages of a pipeline would each scale their own loss; use bf16",
+        parallel=(PIPELINE,),
+    ),
+    # What no probe runs yet, though it could be trained.
+    *(
+        Refusal(values, f"no engine probes {words} with {parallelism} yet", parallel=(size,), unprobed=True)
+        for size, parallelism in PARALLELISM.items()
+        for values, words in (
+            ({"sharding": ZERO}, "ZeRO"),
+            ({"sharding": ("hsdp",)}, "HSDP"),
+            ({"adaptation": ("lora",)}, "LoRA"),
+            ({"quantization_aware": QUANTISED}, "quantisation-aware training"),
+            ({"precision": ("fp8",)}, "float8"),
+            ({"loss": ("chunked",)}, "a chunked loss"),
+        )
+    ),
+    Refusal(
+        {"activation_checkpointing": ("selective",)},
+        "no engine probes selective checkpointing with context parallelism yet",
+        parallel=(CONTEXT,),
+        unprobed=True,
+    ),
+    *(
+        Refusal(
+            {},
+            f"no engine probes {PARALLELISM[one]} with {PARALLELISM[other]} yet",
+            parallel=(one, other),
+            unprobed=True,
+        )
+        for one, other in itertools.combinations(PARALLELISM, 2)
+    ),
 )
-
-PARALLEL_SIZES_PROBED = 1
-"""Tensor, pipeline and context parallel sizes above this are not probed yet."""
-UNPROBED_PARALLELISM = "no engine probes tensor, pipeline or context parallelism yet"
 
 
 def refusals(features: frozenset[Feature], *, to_probe: bool = True) -> tuple[Refusal, ...]:
@@ -117,8 +200,6 @@ def why_unprobed(config: TrainingConfig, features: frozenset[Feature]) -> str | 
     for row in refusals(features):
         if row.unprobed and row.matches(config):
             return row.reason
-    if config.model_parallel_size > PARALLEL_SIZES_PROBED:
-        return UNPROBED_PARALLELISM
     return None
 
 
@@ -127,6 +208,4 @@ def refusal(config: TrainingConfig, features: frozenset[Feature]) -> str | None:
     for row in refusals(features):
         if row.matches(config):
             return row.reason
-    if config.model_parallel_size > PARALLEL_SIZES_PROBED:
-        return UNPROBED_PARALLELISM
     return None

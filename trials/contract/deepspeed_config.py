@@ -15,6 +15,7 @@ _PRECISION: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "fp32": {},
         "fp16": {"fp16": {"enabled": True}},
         "bf16": {"bf16": {"enabled": True}},
+        "fp8": {"bf16": {"enabled": True}},
         "bf16_pure": {
             "bf16": {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
         },
@@ -27,6 +28,7 @@ _OPTIMIZER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "adamw": {"type": "AdamW", "params": {"adam_w_mode": True, "weight_decay": 0.01}},
         "adam": {"type": "Adam", "params": {"adam_w_mode": False}},
         "sgd": {"type": "SGD", "params": {}},
+        "lion": {"type": "Lion", "params": {}},
     }
 )
 
@@ -37,7 +39,10 @@ def deepspeed_config(
     world_size: int,
     device: DeviceKind,
 ) -> dict[str, Any]:
-    """What `deepspeed.initialize(config=...)` takes. Raises KeyError for a configuration ZeRO cannot run."""
+    """What `deepspeed.initialize(config=...)` takes, without an optimizer where it has to be given one.
+
+    Raises KeyError for a configuration ZeRO cannot run.
+    """
     bucket = constants.deepspeed_bucket_elements
     stage = ZERO_STAGE[config.sharding]
     zero: dict[str, Any] = {
@@ -52,24 +57,33 @@ def deepspeed_config(
             "stage3_prefetch_bucket_size": bucket,
             "sub_group_size": constants.deepspeed_sub_group_elements,
         }
-    if config.offload == "optimizer":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "cuda"}
+    in_cpu_memory = {"device": "cpu", "pin_memory": device == "cuda"}
+    if config.offload in ("optimizer", "optimizer_and_parameters"):
+        zero["offload_optimizer"] = in_cpu_memory
+    if config.offload == "optimizer_and_parameters":
+        zero["offload_param"] = in_cpu_memory
     return {
         "train_batch_size": config.global_batch_size(world_size),
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "gradient_clipping": constants.gradient_clip_norm,
-        "optimizer": _optimizer(config, constants),
+        **({"optimizer": _optimizer(config, constants)} if makes_optimizer(config) else {}),
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         **_PRECISION[config.precision],
     }
 
 
+def makes_optimizer(config: TrainingConfig) -> bool:
+    """Whether DeepSpeed makes the optimizer; its own Lion for devices would have to be compiled."""
+    in_cpu_memory = config.offload in ("optimizer", "optimizer_and_parameters")
+    return config.optimizer in _OPTIMIZER and (config.optimizer != "lion" or in_cpu_memory)
+
+
 def _optimizer(config: TrainingConfig, constants: EngineConstants) -> dict[str, Any]:
     chosen = _OPTIMIZER[config.optimizer]
     params: dict[str, Any] = {"lr": LEARNING_RATE, **chosen["params"]}
-    if config.offload == "none":
+    if config.offload in ("none", "activations"):
         # torch's own: DeepSpeed's FusedAdam would be compiled on first use. SGD is torch's anyway.
         if config.optimizer in ("adam", "adamw"):
             params["torch_adam"] = True

@@ -132,6 +132,9 @@ class Versions(Message):
     torch: str
     transformers: str
     deepspeed: str | None = None
+    torchao: str | None = None
+    peft: str | None = None
+    bitsandbytes: str | None = None
     nccl: str | None = None
     protocol: int
 

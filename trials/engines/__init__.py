@@ -28,6 +28,8 @@ class Setting:
     device: torch.device
     world_size: int
     seed: int
+    num_nodes: int = 1
+    """Over which the ranks are spread in equal parts."""
     num_layers: int | None = None
     """Build only so many of the layers, from which a trace extrapolates; None: all."""
 
@@ -56,6 +58,8 @@ EngineBuilder = Callable[[Setting], Engine]
 
 def build_engine(setting: Setting) -> Engine:
     """Build the engine that `setting.config.sharding` belongs to; only its own libraries are imported."""
-    module = importlib.import_module(f"trials.engines.{ENGINE_OF_SHARDING[setting.config.sharding]}")
+    config = setting.config
+    name = "pipeline" if config.pipeline_parallel_size > 1 else ENGINE_OF_SHARDING[config.sharding]
+    module = importlib.import_module(f"trials.engines.{name}")
     builder: EngineBuilder = module.build
     return builder(setting)

@@ -1,53 +1,65 @@
 """FSDP2: parameters, gradients and states sharded by layer, gathered as they are needed."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 
-from trials.contract.constants import engine_constants
+from trials.contract.config import Precision, Sharding
 from trials.engines import Engine, Setting
 from trials.engines.torch_step import TorchStep
+from trials.mesh import Mesh, device_mesh
 from trials.model import build as build_model
-from trials.model import checkpoint_layers, initialise, to_empty
+from trials.model import initialise, to_empty
+from trials.modify import dtype_of_weights, modify
+from trials.optimizers import constants_of_sharded
+from trials.split import split_model, write_part
 
-STORED = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "bf16_pure": torch.bfloat16}
-"""Precision → what the shards are kept in."""
+STORED: Mapping[Precision, torch.dtype] = MappingProxyType(
+    {
+        "fp32": torch.float32,
+        "bf16": torch.float32,
+        "fp16": torch.float32,
+        "bf16_pure": torch.bfloat16,
+        "fp8": torch.float32,
+    }
+)
+"""Precision → what shards of trained weights are kept in."""
 POLICY = {
     "fp32": MixedPrecisionPolicy(),
     "bf16": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
     "fp16": MixedPrecisionPolicy(param_dtype=torch.float16, reduce_dtype=torch.float32),
     "bf16_pure": MixedPrecisionPolicy(),
+    "fp8": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
 }
 """Precision → what is gathered and what gradients are reduced in."""
-
-NEVER_FUSED = ("sgd",)
-"""Optimizers whose fused step has no sharding strategy for DTensor."""
 
 
 def build(setting: Setting) -> Engine:
     config, device = setting.config, setting.device
-    built = build_model(
-        setting.model, config, STORED[config.precision], setting.seed, num_layers=setting.num_layers
-    )
-    constants = engine_constants(built.num_parameters)
-    if config.optimizer in NEVER_FUSED:
-        constants = constants.model_copy(update={"fused_optimizer": False})
-    with unset_fake_temporarily():  # ranks are looked up in it, also in a trace
-        mesh = init_device_mesh(device.type, (setting.world_size,))
-    checkpoint_layers(built.layers, config.activation_checkpointing)
-    for layer in built.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=POLICY[config.precision])
-    model = built.module
-    root = fully_shard(model, mesh=mesh, mp_policy=POLICY[config.precision])
+    dtype = dtype_of_weights(config, STORED)
+    built = build_model(setting.model, config, dtype, setting.seed, num_layers=setting.num_layers)
+    built = modify(built, config, STORED, device)
+    mesh = device_mesh(setting)
+    split = split_model(built, mesh, config)
+    root = shard(built.module, built.layers, mesh, setting)
     if built.is_meta:
-        to_empty(model, device)
-    initialise(built, device, setting.seed, _write_shard)
+        to_empty(built.module, device, parameters_on=home_of_parameters(setting))
+    initialise(built, device, setting.seed, write_part)
+    constants = constants_of_sharded(config, built.num_parameters)
     return TorchStep(
-        model,
+        built.module,
         config,
         constants,
         vocab_size=built.vocab_size,
@@ -55,14 +67,35 @@ def build(setting: Setting) -> Engine:
         device=device,
         microbatch=_ReduceWhen(root, every=constants.fsdp_reduce_every_microbatch),
         autocast=None,
+        split=split,
     )
 
 
-def _write_shard(parameter: torch.nn.Parameter, full: torch.Tensor) -> None:
-    """Every rank has the same whole tensor, so each takes its part without communication."""
-    assert isinstance(parameter, DTensor)
-    part = distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    parameter.to_local().copy_(part.to_local())
+def shard(module: nn.Module, layers: Iterable[nn.Module], mesh: Mesh, setting: Setting) -> FSDPModule:
+    """Split the parameters of `module` over the ranks that train the same ones, layer by layer."""
+    config = setting.config
+    offload = OffloadPolicy()
+    if config.offload == "optimizer_and_parameters":
+        offload = CPUOffloadPolicy(pin_memory=setting.device.type == "cuda")
+    how: dict[str, Any] = {
+        "mesh": _mesh_of_shards(mesh, config.sharding),
+        "mp_policy": POLICY[config.precision],
+        "offload_policy": offload,
+    }
+    for layer in layers:
+        fully_shard(layer, **how)
+    return fully_shard(module, **how)
+
+
+def home_of_parameters(setting: Setting) -> torch.device:
+    """Where shards are when nothing reads them."""
+    in_cpu_memory = setting.config.offload == "optimizer_and_parameters"
+    return torch.device("cpu") if in_cpu_memory else setting.device
+
+
+def _mesh_of_shards(mesh: Mesh, sharding: Sharding) -> DeviceMesh:
+    """One row of shards or, under HSDP, a row for each node, which are replicas of each other."""
+    return mesh.nodes if sharding == "hsdp" else mesh.data
 
 
 class _ReduceWhen:

@@ -1,44 +1,57 @@
 """One process, or several with DistributedDataParallel: every rank holds everything."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trials.contract.constants import engine_constants
-from trials.engines import Engine, Setting
-from trials.engines.torch_step import TorchStep
+from trials.contract.config import Precision
+from trials.contract.constants import EngineConstants, engine_constants
+from trials.engines import Engine, EngineRefusal, Setting
+from trials.engines.torch_step import MicrobatchContext, TorchStep
+from trials.mesh import TENSOR, Mesh, device_mesh
 from trials.model import build as build_model
-from trials.model import checkpoint_layers, initialise, to_empty
+from trials.model import initialise, to_empty
+from trials.modify import dtype_of_weights, modify
+from trials.optimizers import constants_of_sharded
+from trials.split import Split, split_model, write_part
 
-STORED = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "bf16_pure": torch.bfloat16}
-"""Precision → what the weights are kept in."""
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+STORED: Mapping[Precision, torch.dtype] = MappingProxyType(
+    {
+        "fp32": torch.float32,
+        "bf16": torch.float32,
+        "fp16": torch.float32,
+        "bf16_pure": torch.bfloat16,
+        "fp8": torch.float32,
+    }
+)
+"""Precision → what trained weights are kept in."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 """Precision → what the operators compute in, where it is not what is stored."""
 
 
 def build(setting: Setting) -> Engine:
     config, device = setting.config, setting.device
-    built = build_model(
-        setting.model, config, STORED[config.precision], setting.seed, num_layers=setting.num_layers
-    )
+    dtype = dtype_of_weights(config, STORED)
+    built = build_model(setting.model, config, dtype, setting.seed, num_layers=setting.num_layers)
+    built = modify(built, config, STORED, device)
     constants = engine_constants(built.num_parameters)
-    checkpoint_layers(built.layers, config.activation_checkpointing)
+    if config.tensor_parallel_size > 1:
+        constants = constants_of_sharded(config, built.num_parameters)
+    mesh = device_mesh(setting) if setting.world_size > 1 else None
+    split = split_model(built, mesh, config) if mesh else Split()
     model = built.module
     if built.is_meta:
         to_empty(model, device)
     elif device.type != "cpu":  # a factory's model is there already, and fake tensors cannot be moved
         model.to(device)
-    initialise(built, device, setting.seed, lambda parameter, full: parameter.copy_(full))
-
-    microbatch = _always
-    if setting.world_size > 1:
-        model = DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            bucket_cap_mb=constants.ddp_bucket_mib,
-            gradient_as_bucket_view=constants.ddp_gradient_as_bucket_view,
-        )
+    initialise(built, device, setting.seed, write_part)
+    microbatch: MicrobatchContext = _always
+    if mesh and mesh.data.size() > 1:
+        model = replicate(model, mesh, constants, device)
         microbatch = _NoSyncUntilLast(model)
     return TorchStep(
         model,
@@ -49,6 +62,25 @@ def build(setting: Setting) -> Engine:
         device=device,
         microbatch=microbatch,
         autocast=AUTOCAST.get(config.precision),
+        split=split,
+    )
+
+
+def replicate(
+    model: nn.Module, mesh: Mesh, constants: EngineConstants, device: torch.device
+) -> DistributedDataParallel:
+    """Have gradients averaged over the ranks that train the same parameters.
+
+    Raises EngineRefusal for parameters that tensor-parallel ranks share.
+    """
+    if mesh[TENSOR].size() > 1:
+        raise EngineRefusal("DDP does not average gradients that tensor-parallel ranks share; use fsdp")
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        process_group=mesh.data.get_group(),
+        bucket_cap_mb=constants.ddp_bucket_mib,
+        gradient_as_bucket_view=constants.ddp_gradient_as_bucket_view,
     )
 
 

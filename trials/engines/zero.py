@@ -8,14 +8,13 @@ import torch
 from torch import nn
 
 from trials.contract.constants import EngineConstants, engine_constants
-from trials.contract.deepspeed_config import deepspeed_config
+from trials.contract.deepspeed_config import deepspeed_config, makes_optimizer
 from trials.data import Batch
 from trials.engines import Engine, Setting, StepOutcome
-from trials.model import BuiltModel, checkpoint_layers, initialise, loss_of, to_empty
+from trials.model import BuiltModel, initialise, loss_of, to_empty
 from trials.model import build as build_model
-
-STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "bf16_pure": torch.bfloat16}
-"""Precision → what the parameters are kept in; the fp32 master is DeepSpeed's own partition."""
+from trials.modify import COMPUTED, modify
+from trials.optimizers import make_optimizer
 
 
 def build(setting: Setting) -> Engine:
@@ -23,16 +22,21 @@ def build(setting: Setting) -> Engine:
     deepspeed.init_distributed(
         dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, dist_init_required=False
     )
-    dtype = STORED[config.precision]
+    dtype = COMPUTED[config.precision]  # the fp32 master is DeepSpeed's own partition
     partitioned = config.sharding == "zero3"
     with _partitioning(setting, dtype) if partitioned and setting.model.hf_config else nullcontext():
         built = build_model(setting.model, config, dtype, setting.seed, on_meta=not partitioned)
+    built = modify(built, config, COMPUTED, setting.device)
     constants = engine_constants(built.num_parameters)
-    checkpoint_layers(built.layers, config.activation_checkpointing)
     _materialise(built, setting, dtype, partitioned)
+    trained = [p for p in built.module.parameters() if p.requires_grad]
+    own = None
+    if not makes_optimizer(config):
+        own = make_optimizer(config.optimizer, trained, fused=constants.fused_optimizer)
     engine, *_ = deepspeed.initialize(
         model=built.module,
-        model_parameters=[p for p in built.module.parameters() if p.requires_grad],
+        model_parameters=trained,
+        optimizer=own,
         config=deepspeed_config(config, constants, setting.world_size, setting.device_kind),
         dist_init_required=False,
     )
@@ -61,7 +65,7 @@ def _zero_init(setting: Setting, dtype: torch.dtype, module: nn.Module | None = 
     """
     return deepspeed.zero.Init(
         module=module,
-        remote_device=setting.device.type,
+        remote_device="cpu" if setting.config.offload == "optimizer_and_parameters" else setting.device.type,
         config_dict_or_path={
             "train_micro_batch_size_per_gpu": setting.config.micro_batch_size,
             "zero_optimization": {"stage": 3},

@@ -48,7 +48,9 @@ def zero_gradients_not_synchronised() -> Decoder:
 
 
 def not_clipped() -> Decoder:
-    nn.utils.clip_grad_norm_ = lambda parameters, limit: nn.utils.get_total_norm([p.grad for p in parameters])
+    import trials.engines.torch_step as torch_step
+
+    torch_step.clip_gradients = lambda parameters, most: nn.utils.get_total_norm([p.grad for p in parameters])
     return Decoder()
 
 
@@ -58,9 +60,9 @@ def no_optimizer_step() -> Decoder:
 
 
 def learning_rate_doubled() -> Decoder:
-    import trials.engines.torch_step as torch_step
+    import trials.optimizers as optimizers
 
-    torch_step.LEARNING_RATE *= 2
+    optimizers.LEARNING_RATE *= 2
     return Decoder()
 
 

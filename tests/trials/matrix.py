@@ -1,0 +1,96 @@
+"""What runs where, by the capabilities and by what is tested; `python tests/trials/matrix.py` prints it.
+
+On CPU an option `runs` under a sharding where `test_engines.py` or `test_parallel.py` trains the two together
+against one fp32 process. Nothing here ran on CUDA yet.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pairs import covering, legal
+from probes import CPU
+from test_engines import COMPILED
+from test_parallel import CONTEXT, FOUR, STAGES, TENSOR, TWO
+
+from trials.contract.capabilities import Feature, refusals
+from trials.contract.config import Sharding, choices
+
+CUDA: frozenset[Feature] = frozenset({"cuda", "bf16", "fp16", "fp8"})
+SHARDINGS = get_args(Sharding)
+SHOWN = (
+    "precision", "optimizer", "adaptation", "base_weights", "quantization_aware", "activation_checkpointing",
+    "attention", "loss", "compile", "offload",
+)  # fmt: skip
+HEAD = """# What each engine runs
+
+Written by `make engines`; a test holds it to what the capabilities refuse and what the tests train.
+
+On CPU, *runs* means: trained with that sharding on real ranks, and losses and gradient norms of three steps
+agree with one fp32 process. A number is the reason why not, below. On CUDA (with bf16 and fp8) nothing ran
+yet: what is not refused there is *untested*.
+"""
+
+
+def trained() -> set[tuple[str, str, Any]]:
+    """Sharding, field and value of what the tests train together."""
+    configs: list[Mapping[str, Any]] = [*covering(legal(CPU, without=COMPILED)), *TWO, *FOUR]
+    compiled = [(name, s) for name in COMPILED for s in ("ddp", "fsdp", "zero2")]
+    configs += [{n: COMPILED[n], "sharding": s} for n, s in compiled if (n, s) != ("optimizer", "zero2")]
+    return {
+        (fields.get("sharding", "ddp"), field, value) for fields in configs for field, value in fields.items()
+    }
+
+
+def why_not(sharding: str, field: str, value: Any, features: frozenset[Feature]) -> str | None:
+    """Why no configuration has both, where a row of the capabilities is about them."""
+    for row in refusals(features):
+        if row.parallel:
+            if (
+                row.parallel == (field,)
+                and set(row.values) == {"sharding"}
+                and sharding in row.values["sharding"]
+            ):
+                return row.reason
+            continue
+        about = {"sharding": sharding, field: value}
+        if set(row.values) <= set(about) and all(
+            about[name] in values for name, values in row.values.items()
+        ):
+            return row.reason
+    return None
+
+
+def options() -> Iterator[tuple[str, Any]]:
+    for field in SHOWN:
+        yield from ((field, value) for value in choices(field) or ())
+    yield from ((size, 2) for size in (TENSOR, STAGES, CONTEXT))
+
+
+def matrix() -> str:
+    runs, reasons = trained(), list[str]()
+
+    def cell(sharding: str, field: str, value: Any, features: frozenset[Feature]) -> str:
+        reason = why_not(sharding, field, value, features)
+        if reason is not None:
+            if reason not in reasons:
+                reasons.append(reason)
+            return str(reasons.index(reason) + 1)
+        return "runs" if features == CPU and (sharding, field, value) in runs else "untested"
+
+    lines = [HEAD]
+    for title, features in (("CPU", CPU), ("CUDA", CUDA)):
+        lines += [f"## {title}\n", "| | " + " | ".join(SHARDINGS) + " |", "|---" * (len(SHARDINGS) + 1) + "|"]
+        for field, value in options():
+            cells = [cell(sharding, field, value, features) for sharding in SHARDINGS]
+            lines.append(f"| {field}={str(value).lower()} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += ["## Why not\n", *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)), ""]
+    lines += [
+        "Together with tensor, pipeline or context parallelism some more is left out for now:\n",
+        *(f"- {row.reason}" for row in refusals(CPU) if row.parallel and set(row.values) != {"sharding"}),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(matrix(), end="")

@@ -1,0 +1,101 @@
+"""Tensor, pipeline, context and node-wise parallelism train as one fp32 process does."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from agreement import Reference, check, trained
+from probes import TINY, probe
+
+from autotune.execution.supervisor import Supervisor
+from trials.contract.merge import merge
+from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult
+from trials.contract.outcome import Outcome
+from trials.contract.rendezvous import free_port
+
+Run = Callable[[ProbeRequest], ProbeResult]
+
+TENSOR, STAGES, CONTEXT = "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"
+TWO = [
+    {TENSOR: 2, "micro_batch_size": 4, "gradient_accumulation_steps": 2},
+    {STAGES: 2, "micro_batch_size": 2, "gradient_accumulation_steps": 4},
+    {CONTEXT: 2, "micro_batch_size": 4, "gradient_accumulation_steps": 2},
+    {CONTEXT: 2, "micro_batch_size": 8, "sharding": "fsdp"},
+    {TENSOR: 2, "micro_batch_size": 8, "activation_checkpointing": "selective"},
+    {TENSOR: 2, "micro_batch_size": 8, "activation_checkpointing": "full", "optimizer": "sgd"},
+    {CONTEXT: 2, "micro_batch_size": 8, "activation_checkpointing": "full"},
+    {STAGES: 2, "micro_batch_size": 4, "gradient_accumulation_steps": 2, "activation_checkpointing": "full"},
+]
+FOUR = [
+    {TENSOR: 2, "sharding": "fsdp", "micro_batch_size": 2, "gradient_accumulation_steps": 2},
+    {STAGES: 2, "sharding": "ddp", "micro_batch_size": 1, "gradient_accumulation_steps": 4},
+    {STAGES: 2, "sharding": "fsdp", "micro_batch_size": 2, "gradient_accumulation_steps": 2},
+    {CONTEXT: 2, "sharding": "fsdp", "micro_batch_size": 2, "gradient_accumulation_steps": 2},
+    {CONTEXT: 2, "sharding": "ddp", "micro_batch_size": 4},
+]
+
+
+def named(fields: dict[str, Any]) -> str:
+    return "-".join(f"{name.split('_')[0]}={value}" for name, value in fields.items() if "batch" not in name)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fields", TWO, ids=named)
+def test_two_ranks_share_one_replica(
+    run: Run, reference: Reference, fields: dict[str, Any], precision: str
+) -> None:
+    config = {**fields, "precision": precision}
+    check(run(probe(config=config)), reference(TINY["llama"], **trained(fields)), config)
+
+
+@pytest.mark.parametrize("fields", FOUR, ids=named)
+def test_four_ranks_share_and_replicate(run: Run, reference: Reference, fields: dict[str, Any]) -> None:
+    check(run(probe(config=fields, world_size=4)), reference(TINY["llama"]), {})
+
+
+@pytest.mark.parametrize("model", ["qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize("fields", TWO[:3], ids=named)
+def test_other_families_too(run: Run, reference: Reference, model: str, fields: dict[str, Any]) -> None:
+    check(run(probe(TINY[model], fields)), reference(TINY[model]), {})
+
+
+def test_stages_may_be_uneven(run: Run, reference: Reference) -> None:
+    """Three layers on two ranks."""
+    fields = {STAGES: 2, "micro_batch_size": 2, "gradient_accumulation_steps": 4}
+    check(run(probe(TINY["llama-three"], fields)), reference(TINY["llama-three"]), {})
+
+
+def test_nodes_replicate_what_is_sharded_inside_them(reference: Reference) -> None:
+    """HSDP on two nodes of two ranks each, which here are two supervisors of one machine."""
+    request = probe(config={"sharding": "hsdp", "micro_batch_size": 2}, world_size=4, num_nodes=2)
+    port = free_port()
+    shares = [NodeShare(request=request, node_rank=node, rendezvous_port=port) for node in (0, 1)]
+    supervisors = [Supervisor("cpu"), Supervisor("cpu")]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            of_nodes = pool.map(lambda pair: pair[0].run(pair[1]), zip(supervisors, shares, strict=True))
+            reports = [report for of_node in of_nodes for report in of_node]
+    finally:
+        for supervisor in supervisors:
+            supervisor.close()
+    check(merge(request, reports, 1.0), reference(TINY["llama"]), {})
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "why"),
+    [
+        ("gpt2", {TENSOR: 2}, "transformers has no plan for the tensor parallelism"),
+        ("llama-tied", {TENSOR: 2}, "but this model ties them"),
+        ("llama-tied", {STAGES: 2, "gradient_accumulation_steps": 2}, "ties them"),
+        ("factory", {STAGES: 2, "gradient_accumulation_steps": 2}, "not from a factory"),
+        ("factory", {CONTEXT: 2}, "needs a Hugging Face model"),
+        ("granite", {STAGES: 2, "gradient_accumulation_steps": 2}, "would miss this model's"),
+    ],
+)
+def test_what_cannot_be_split_is_refused_in_words(
+    run: Run, model: str, fields: dict[str, Any], why: str
+) -> None:
+    result = run(probe(TINY[model], fields))
+    assert result.outcome == Outcome.INVALID
+    assert why in (result.reason or "")

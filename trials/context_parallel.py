@@ -1,0 +1,103 @@
+"""Context parallelism: each rank has a part of every sequence, and gathers the keys and values before it.
+
+The all-gather of Llama 3 (Dubey et al. 2024, section 3.3.2): exact with any attention kernel.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
+
+from trials.data import Batch
+from trials.model import ModelUnusable
+
+ATTENTION = "autotune_gathered"
+"""Name of the attention function among those of transformers."""
+IGNORED = -100
+
+
+class _Gather(torch.autograd.Function):
+    """Parts (B, heads, S / ranks, d) of all ranks in order; backward each rank sums what is of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.group = group
+        parts = [torch.empty_like(part) for _ in range(group.size())]
+        dist.all_gather(parts, part.contiguous(), group=group)
+        return torch.cat(parts, dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        parts = [part.contiguous() for part in gradient.chunk(ctx.group.size(), dim=2)]
+        own = torch.empty_like(parts[0])
+        if gradient.is_cuda:
+            dist.reduce_scatter(own, parts, group=ctx.group)
+        else:  # gloo has none
+            for rank, part in enumerate(parts):
+                dist.reduce(part, group=ctx.group, group_dst=rank)
+            own = parts[ctx.group.rank()]
+        return own, None
+
+
+class Sequences:
+    """How one rank sees sequences of which it has a part."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+
+    def split(self, batch: Batch) -> Batch:
+        """This rank's part of the tokens, with their positions and the tokens that follow each."""
+        tokens, labels = batch["input_ids"], batch["labels"]
+        following = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None].expand_as(tokens)
+        # A mean over ranks is to be that over all tokens, of which the last rank has fewer.
+        counted = (following != IGNORED).sum() / self._group.size()
+        own = {"input_ids": tokens, "shift_labels": following, "position_ids": positions}
+        size, rank = self._group.size(), self._group.rank()
+        parts = {name: value.chunk(size, dim=1)[rank].contiguous() for name, value in own.items()}
+        return {**parts, "labels": parts["shift_labels"], "num_items_in_batch": counted}
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **_kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Causal attention of this rank's queries (B, heads, S / ranks, d) to all keys up to theirs."""
+        seen = query.shape[2] * (self._group.rank() + 1)
+        # Autocast leaves rotated queries and keys wider than values, and would cast them in the kernel.
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        keys, values = (self._gathered(part)[:, :, :seen] for part in (key, value))
+        bias: Any = causal_lower_right(query.shape[2], seen)
+        output = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=bias, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
+        )
+        return output.transpose(1, 2).contiguous(), None
+
+    def _gathered(self, part: torch.Tensor) -> torch.Tensor:
+        whole: torch.Tensor = _Gather.apply(part, self._group)  # type: ignore[no-untyped-call]
+        return whole
+
+
+def split_sequences(model: Any, group: dist.ProcessGroup, sequence_length: int) -> Sequences:
+    """Have a Hugging Face model attend across the ranks of `group`. Raises ModelUnusable where it cannot."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(model, "set_attn_implementation"):
+        raise ModelUnusable("context parallelism needs a Hugging Face model, whose attention can be replaced")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < sequence_length and getattr(config, "use_sliding_window", True):
+        raise ModelUnusable("context parallelism here is of full attention, and this model has a window")
+    from transformers import AttentionInterface
+
+    sequences = Sequences(group)
+    AttentionInterface.register(ATTENTION, sequences.attend)
+    model.set_attn_implementation(ATTENTION)
+    return sequences

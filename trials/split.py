@@ -1,0 +1,47 @@
+"""A model split over tensor- or context-parallel ranks, and what that makes of its batches and its loss."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor.parallel import loss_parallel
+
+from trials.context_parallel import split_sequences
+from trials.contract.config import TrainingConfig
+from trials.data import Batch
+from trials.mesh import CONTEXT, TENSOR, Mesh
+from trials.model import BuiltModel
+from trials.tensor_parallel import parallelise, with_positions
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a rank takes part in the step of its replica; the defaults are those of one that does it alone."""
+
+    batch: Callable[[Batch], Batch] = dict
+    """What it makes of the replica's batch."""
+    loss: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What forward and backward run in."""
+
+
+def split_model(built: BuiltModel, mesh: Mesh, config: TrainingConfig) -> Split:
+    """Split the model as its configuration says, before an engine shards it. Raises ModelUnusable."""
+    if config.tensor_parallel_size > 1:
+        parallelise(built, mesh[TENSOR])
+        return Split(with_positions, loss_parallel)
+    if config.context_parallel_size > 1:
+        sequences = split_sequences(built.module, mesh[CONTEXT].get_group(), config.sequence_length)
+        return Split(sequences.split)
+    return Split()
+
+
+def write_part(parameter: nn.Parameter, full: torch.Tensor) -> None:
+    """Every rank has the same whole tensor, so each takes its part without communication."""
+    if not isinstance(parameter, DTensor):
+        parameter.copy_(full)
+        return
+    part = distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    parameter.to_local().copy_(part.to_local())
