@@ -57,14 +57,17 @@ TINY = {
     "llama-wide": hf_model(
         "llama", **{**_DECODER, "hidden_size": 128, "intermediate_size": 128}, tie_word_embeddings=False
     ),
-    "granite": hf_model(
-        "granite", **_DECODER, tie_word_embeddings=False, embedding_multiplier=12.0, logits_scaling=8.0
-    ),
     "qwen3": hf_model("qwen3", **_DECODER, head_dim=8, tie_word_embeddings=False),
     "mistral": hf_model("mistral", **_DECODER, sliding_window=None, tie_word_embeddings=False),
     "qwen2": hf_model("qwen2", **_DECODER, tie_word_embeddings=False),
     "factory": factory_model("tiny:build"),
 }
+
+
+GRANITE = hf_model(
+    "granite", **_DECODER, tie_word_embeddings=False, embedding_multiplier=12.0, logits_scaling=8.0
+)
+"""Its embeddings and logits are more than what their matrices give."""
 
 
 def probe(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from agreement import Reference, check, trained
-from probes import TINY, probe
+from probes import GRANITE, TINY, probe
 
 from autotune.execution.supervisor import Supervisor
 from trials.contract.merge import merge
@@ -90,7 +90,6 @@ def test_nodes_replicate_what_is_sharded_inside_them(reference: Reference) -> No
         ("llama-tied", {STAGES: 2, "gradient_accumulation_steps": 2}, "ties them"),
         ("factory", {STAGES: 2, "gradient_accumulation_steps": 2}, "not from a factory"),
         ("factory", {CONTEXT: 2}, "needs a Hugging Face model"),
-        ("granite", {STAGES: 2, "gradient_accumulation_steps": 2}, "would miss this model's"),
     ],
 )
 def test_what_cannot_be_split_is_refused_in_words(
@@ -99,3 +98,9 @@ def test_what_cannot_be_split_is_refused_in_words(
     result = run(probe(TINY[model], fields))
     assert result.outcome == Outcome.INVALID
     assert why in (result.reason or "")
+
+
+def test_a_model_that_scales_its_logits_is_not_cut_into_stages(run: Run) -> None:
+    result = run(probe(GRANITE, {STAGES: 2, "gradient_accumulation_steps": 2}))
+    assert result.outcome == Outcome.INVALID
+    assert "would miss this model's embedding_multiplier, logits_scaling" in (result.reason or "")

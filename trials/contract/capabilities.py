@@ -108,6 +108,10 @@ REFUSALS: tuple[Refusal, ...] = (
         "DeepSpeed updates in CPU memory with Adam, AdamW or Lion alone",
     ),
     Refusal(
+        {"precision": ("bf16_pure",), "optimizer": ("lion",), "offload": OFFLOADED_STATES, "sharding": ZERO},
+        "DeepSpeed keeps bf16 masters in CPU memory with Adam and AdamW alone",
+    ),
+    Refusal(
         {"offload": ("optimizer_and_parameters",), "sharding": ("zero1", "zero2")},
         "parameters can be offloaded under ZeRO-3 only",
     ),
