@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages use."""
 
+import os
 import signal
 import tempfile
 import warnings
@@ -9,6 +10,11 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy
+from hypothesis import settings
+
+# A change is judged by the same examples each time; whoever works on it draws new ones with every run.
+settings.register_profile("ci", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 REAL_PROCESSES = ("storage", "trials", "contracts", "execution", "export", "cli", "compose", "chaos")
 """Folders whose tests start real ones, the slowest last; what is wrong elsewhere shows in seconds."""
