@@ -25,7 +25,6 @@ from autotune.execution.executor import Executor
 from autotune.executors import EXECUTORS, ExecutorFactory
 from autotune.export import Target, accepting, write
 from autotune.hardware.catalog import require_same
-from autotune.hardware.sizes import format_bytes
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
 from autotune.report.answer import Answer, Recommendation
 from autotune.report.explain import explain
@@ -34,6 +33,7 @@ from autotune.report.job_plots import PLOTS, Picture, picture, save_plots
 from autotune.report.note import note
 from autotune.report.recommend import Facts, answer, gather_facts, why_nothing
 from autotune.report.table import table_of
+from autotune.report.target import target_of
 from autotune.report.trials import TrialRow, trial_rows
 from autotune.request import UNNAMED, TuneRequest, specify
 from autotune.search.cost_model import Knowledge
@@ -186,28 +186,8 @@ class Service:
         return accepting(self._target(self.job(answer.job), answer.recommendation))
 
     def _target(self, job: Job, recommendation: Recommendation) -> Target:
-        measured_with = [
-            measurement.result.constants
-            for measurement in self._repository.measurements(job)
-            if measurement.trial_number == recommendation.trial
-        ]
         layout = premises(job.spec).layout
-        speed = recommendation.tokens_per_second
-        return Target(
-            config=recommendation.config,
-            model_name=job.spec.model.name,
-            world_size=job.spec.world_size,
-            num_nodes=layout.num_nodes,
-            gpus_per_node=layout.ranks_per_node,
-            device=layout.device,
-            constants=next(filter(None, measured_with)),
-            layer_class=None,
-            job_name=job.name,
-            evidence=(
-                f"{recommendation.evidence}: {speed.median:,.0f} tokens/s ({speed.low:,.0f} to "
-                f"{speed.high:,.0f}), peak {format_bytes(recommendation.peak_bytes)} per rank"
-            ),
-        )
+        return target_of(job, layout, recommendation, self._repository.measurements(job))
 
     def _executor(self, problem: Problem) -> Executor:
         return self._executors[problem.spec.executor](problem.layout, problem.spec.ray_address)

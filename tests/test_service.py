@@ -6,7 +6,7 @@ import pytest
 from fakes import FakeExecutor
 from small_job import REQUEST, changed, ignore, service_with
 
-from autotune.errors import BadInput, ExecutionUnavailable, NameInUse, NoSuchJob, NothingMeasured
+from autotune.errors import BadInput, ExecutionUnavailable, NameInUse, NothingMeasured
 from autotune.jobs import JobStatus
 from autotune.report.table import Table
 from autotune.request import TuneRequest, specify
@@ -331,57 +331,6 @@ def test_every_configuration_is_probed_as_often_as_is_asked(url, tmp_path):
         assert len(row.tokens_per_second) == len(row.seconds) == len(row.step_s) >= 2
         assert executor.asked.count(row.config) == len(row.seconds)
     assert table.job.shape["num_layers"] > 0
-
-
-def test_an_explanation_says_what_each_choice_would_cost(url):
-    with service_with(url, FakeExecutor()) as service:
-        answer = service.tune(REQUEST, ignore)
-        found = service.explain("job")
-        with pytest.raises(NoSuchJob):
-            service.explain("other")
-    assert [knob.field for knob in found.knobs] == list(REQUEST.settings)
-    sizes, precision, *_ = found.knobs
-    assert (sizes.value, [step.value for step in sizes.steps]) == (4, [3])  # there is none larger
-    assert precision.steps[0].speed_change < -0.3  # fp32 takes twice as long
-    for knob in found.knobs:
-        for step in knob.steps:
-            assert step.source in ("measured", "forecast")
-            assert (step.speed_change is None) == (step.tokens_per_second is None)
-    assert sum(found.bounds.seconds.values()) == pytest.approx(
-        answer.recommendation.config.tokens_per_step(2) / found.tokens_per_second.median
-    )
-    assert found.cost.seconds == answer.spent.seconds
-    assert answer.recommendation.speedup.median == 1.0  # the baseline itself, so there is nothing to save
-    assert found.cost.pays_after_hours is None
-
-
-def test_an_explanation_says_when_the_search_has_paid_for_itself(url):
-    slow = TrainingConfig(**{field: values[0] for field, values in REQUEST.settings.items()})
-    with service_with(url, FakeExecutor()) as service:
-        answer = service.tune(changed(baseline=slow), ignore)
-        found = service.explain("job")
-    gain = answer.recommendation.speedup.median
-    assert gain > 1.2
-    assert found.cost.pays_after_hours == pytest.approx(answer.spent.seconds / 3600 / (gain - 1))
-    assert found.baseline_steps
-
-
-def test_what_does_not_fit_says_so_in_an_explanation(url):
-    """Four sequences are the most that the ceiling allows, and five would be faster."""
-    sizes = {**REQUEST.settings, "micro_batch_size": (1, 2, 3, 4, 5, 6)}
-    with service_with(url, _out_of_memory_from(5)) as service:
-        service.tune(changed(settings=sizes, trials=100, stop_below=0.0), ignore)
-        found = service.explain("job")
-    assert found.bounds.bound == "memory"
-    assert "micro_batch_size=5" in found.bounds.reason
-    larger = found.knobs[0].steps[-1]
-    assert (larger.value, larger.fits) == (5, False)
-
-
-def _out_of_memory_from(size: int) -> FakeExecutor:
-    return FakeExecutor(
-        lambda config, n: Outcome.OUT_OF_MEMORY if config.micro_batch_size >= size else Outcome.MEASURED
-    )
 
 
 def test_a_trial_races_against_the_best_and_a_confirmation_against_nobody(url):

@@ -12,8 +12,6 @@ most rows."""
 
 def fake_quantise(layers: nn.Module, bits: QuantizationAware) -> None:
     """Have every linear of the layers round its weights as when deployed; gradients pass unrounded."""
-    if bits == "none":
-        return
     from torchao.quantization import Int4WeightOnlyConfig, quantize_
     from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
 

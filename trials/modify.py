@@ -10,6 +10,16 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from trials.contract.config import Precision, TrainingConfig
 from trials.model import BuiltModel, checkpoint_layers
 
+STORED: Mapping[Precision, torch.dtype] = MappingProxyType(
+    {
+        "fp32": torch.float32,
+        "fp16": torch.float32,
+        "bf16": torch.float32,
+        "bf16_pure": torch.bfloat16,
+        "fp8": torch.float32,
+    }
+)
+"""Precision → what PyTorch's own engines keep trained weights in, whole or in shards."""
 COMPUTED: Mapping[Precision, torch.dtype] = MappingProxyType(
     {
         "fp32": torch.float32,

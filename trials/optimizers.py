@@ -24,6 +24,7 @@ class Lion(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
+    # torch's takes a closure that computes the loss again; nobody here has one
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
@@ -55,8 +56,6 @@ FUSED: Mapping[Optimizer, Callable[..., torch.optim.Optimizer]] = MappingProxyTy
 OTHERS: Mapping[Optimizer, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
     {"adafactor": torch.optim.Adafactor, "lion": Lion, "adamw_8bit": _adamw_8bit}
 )
-
-
 NEVER_FUSED = ("sgd",)
 """Optimizers whose fused step has no sharding strategy for DTensor."""
 

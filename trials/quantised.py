@@ -5,6 +5,7 @@ gathers them as it does any other, in the bytes that they take. Scales are store
 lest mixed precision cast them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +20,7 @@ BLOCK = 64
 LARGEST_INT8 = 127
 
 
-class FrozenLinear(nn.Linear):
+class FrozenLinear(nn.Linear, ABC):
     """A linear of which only the bias, if it has one, is stored as it is. Subclasses say how the rest is."""
 
     scale_bits: nn.Parameter
@@ -42,17 +43,18 @@ class FrozenLinear(nn.Linear):
         shapes = {"weight": torch.Size((self.out_features, self.in_features))}
         return shapes if self.bias is None else {**shapes, "bias": self.bias.shape}
 
+    @abstractmethod
     def packed(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """What is stored of a weight of shape (out_features, in_features)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def widened(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight again, shape (out_features, in_features)."""
-        raise NotImplementedError
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if torch.is_autocast_enabled(input.device.type):
             input = input.to(torch.get_autocast_dtype(input.device.type))
+        # torch has not annotated apply
         output: torch.Tensor = _ReadTwice.apply(input, self)  # type: ignore[no-untyped-call]
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
@@ -116,9 +118,7 @@ STORED: Mapping[BaseWeights, type[FrozenLinear]] = MappingProxyType({"int8": Int
 
 
 def quantise(layers: nn.Module, base_weights: BaseWeights) -> None:
-    """Put a frozen linear in the place of each linear of the layers."""
-    if base_weights == "native":
-        return
+    """Put a frozen linear in the place of each linear of the layers; `base_weights` is not `native`."""
     linears = [
         (owner, name, child)
         for owner in layers.modules()

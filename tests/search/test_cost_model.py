@@ -195,29 +195,20 @@ def test_what_does_not_train_is_not_proposed_over_and_over():
     assert tried.count("bf16_pure") <= 3
 
 
-def test_what_is_too_risky_now_still_counts_as_a_promise():
+def test_what_is_too_risky_now_still_counts_as_a_promise(monkeypatch):
     """Else a search would end because it may not look where the gain is."""
-    world = World(make_problem(settings=SPACE))
-    model = CostModel(world.candidates, Knowledge())
-    history = [
-        TrialRecord(n, TrialState.COMPLETE, world.candidates.config(row), Outcome.OUT_OF_MEMORY, seconds=3.0)
-        for n, row in enumerate(range(6))
-    ]
-    history.append(
-        TrialRecord(
-            6,
-            TrialState.COMPLETE,
-            world.candidates.config(len(world.candidates) - 1),
-            Outcome.MEASURED,
-            float(world.candidates.forecast.tokens_per_second[-1]),
-            0.01,
-            int(world.candidates.forecast.device_bytes[-1]),
-            None,
-            5.0,
-        )
-    )
-    beliefs = model.beliefs(history)
-    gain, _ = model._gain(history, beliefs)
-    remaining = np.arange(6, len(world.candidates) - 1)
-    choice = model.choose(world.candidates, remaining, history)
-    assert choice.expected_gain == pytest.approx((gain * beliefs.fits * beliefs.runs)[remaining].max())
+    world = World(make_problem(settings=SPACE), ceiling_bytes=900 * MIB)
+    candidates = world.candidates
+    model = CostModel(candidates, Knowledge())
+    row = int(np.argmin(world.peak))
+    seen = TrialRecord(
+        0, TrialState.COMPLETE, candidates.config(row), Outcome.MEASURED, float(world.speed[row]), 0.01,
+        int(world.peak[row]), None, 5.0,
+    )  # fmt: skip
+    remaining = np.setdiff1d(np.arange(len(candidates)), [row])
+    beliefs = model.beliefs([seen])
+    worth = model._gain([seen], beliefs)[0] * beliefs.fits
+    monkeypatch.setattr(model, "_risk", lambda *_: 0.0)
+    choice = model.choose(candidates, remaining, [seen])
+    assert worth[choice.index] < 0.9 * worth[remaining].max()
+    assert choice.expected_gain == pytest.approx(worth[remaining].max())

@@ -1,8 +1,7 @@
 """FSDP2: parameters, gradients and states sharded by layer, gathered as they are needed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,26 +15,16 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
-from trials.contract.config import Precision, Sharding
+from trials.contract.config import Sharding
 from trials.engines import Engine, Setting
 from trials.engines.torch_step import TorchStep
 from trials.mesh import Mesh, device_mesh
 from trials.model import build as build_model
 from trials.model import initialise, to_empty
-from trials.modify import dtype_of_weights, modify
+from trials.modify import STORED, dtype_of_weights, modify
 from trials.optimizers import constants_of_sharded
 from trials.split import split_model, write_part
 
-STORED: Mapping[Precision, torch.dtype] = MappingProxyType(
-    {
-        "fp32": torch.float32,
-        "bf16": torch.float32,
-        "fp16": torch.float32,
-        "bf16_pure": torch.bfloat16,
-        "fp8": torch.float32,
-    }
-)
-"""Precision → what shards of trained weights are kept in."""
 POLICY = {
     "fp32": MixedPrecisionPolicy(),
     "bf16": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),

@@ -1,34 +1,21 @@
 """One process, or several with DistributedDataParallel: every rank holds everything."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from types import MappingProxyType
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trials.contract.config import Precision
 from trials.contract.constants import EngineConstants, engine_constants
 from trials.engines import Engine, EngineRefusal, Setting
 from trials.engines.torch_step import MicrobatchContext, TorchStep
 from trials.mesh import TENSOR, Mesh, device_mesh
 from trials.model import build as build_model
 from trials.model import initialise, to_empty
-from trials.modify import dtype_of_weights, modify
+from trials.modify import STORED, dtype_of_weights, modify
 from trials.optimizers import constants_of_sharded
 from trials.split import Split, split_model, write_part
 
-STORED: Mapping[Precision, torch.dtype] = MappingProxyType(
-    {
-        "fp32": torch.float32,
-        "bf16": torch.float32,
-        "fp16": torch.float32,
-        "bf16_pure": torch.bfloat16,
-        "fp8": torch.float32,
-    }
-)
-"""Precision → what trained weights are kept in."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 """Precision → what the operators compute in, where it is not what is stored."""
 

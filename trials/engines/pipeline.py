@@ -16,12 +16,9 @@ from trials.gradients import clip_gradients
 from trials.mesh import STAGE, Mesh, device_mesh
 from trials.model import BuiltModel, ModelUnusable, initialise, parts_of, to_empty
 from trials.model import build as build_model
-from trials.modify import dtype_of_weights, modify
+from trials.modify import STORED, dtype_of_weights, modify
 from trials.optimizers import constants_of_sharded, make_optimizer
 from trials.split import write_part
-
-STORED = native.STORED
-"""Precision → what trained weights are kept in, under DDP as under FSDP."""
 
 
 def build(setting: Setting) -> Engine:
