@@ -80,6 +80,7 @@ class GroupPlan:
             config=config,
             gpus=self.gpus,
             world_size=self.facts.world_size,
+            num_nodes=-(-self.facts.world_size // self.group.gpus_per_node),
             ceiling_bytes=self.ceiling_bytes,
             tokens_per_second=float(found.tokens_per_second[index]),
             step_s=float(found.step_s[index]),

@@ -57,7 +57,7 @@ def _traced(found: Plan, model: ResolvedModel, count: int) -> Plan:
     """The plan with the peak of the first `count` rows found on the real model."""
     rows, notes = list(found.ranked), list(found.notes)
     for index, row in enumerate(rows[:count]):
-        result = trace(model.spec, row.config, row.world_size)
+        result = trace(model.spec, row.config, row.world_size, row.num_nodes)
         if isinstance(result, str):
             notes.append(f"row {index + 1} was not traced: {result}")
         else:

@@ -295,17 +295,20 @@ class Service:
                 raise why_nothing(facts, problem.candidates)
             # Finished is final, so the recommendation goes first.
             repository.save_recommendation(lease, result.to_dict())
-            self._show_on_dashboard(problem, facts, result)
+            self._show_on_dashboard(problem, final)
             repository.set_status(lease, JobStatus.FINISHED, reason)
             return result
         except KeyboardInterrupt:
-            repository.set_status(lease, JobStatus.PAUSED, "interrupted; `autotune resume` goes on")
+            words = "interrupted; `autotune resume` goes on"
+            job = repository.set_status(lease, JobStatus.PAUSED, words)
+            self._show_on_dashboard(problem, job)
             raise
         except (LeaseLost, StorageUnavailable):  # there is nothing left to write to
             raise
         except Exception as error:
             words = str(error) if isinstance(error, AutotuneError) else f"{type(error).__name__}: {error}"
-            repository.set_status(lease, JobStatus.FAILED, words)
+            job = repository.set_status(lease, JobStatus.FAILED, words)
+            self._show_on_dashboard(problem, job)
             raise
 
     @cached_property
@@ -313,21 +316,20 @@ class Service:
         """Opened with the first study, for importing Optuna takes longer than most commands."""
         return optuna_storage(self._url)
 
-    def _show_on_dashboard(self, problem: Problem, facts: Facts, result: Answer) -> None:
-        """What was found is saved by now; a page that cannot be drawn takes nothing of it away."""
+    def _show_on_dashboard(self, problem: Problem, job: Job) -> None:
+        """Let the Optuna dashboard show what a job came to.
+
+        All of it is recorded by now, so a page that cannot be drawn takes nothing away.
+        """
         try:
-            self._publish(problem, facts, result)
-        except (LeaseLost, StorageUnavailable):
-            raise
+            facts = self._facts(job, problem)
+            result = answer(facts)
+            shown = self._picture(facts, result)
+            figures = {name: draw(shown) for name, draw in PLOTS.items()}
+            with self._study(problem, Knowledge()) as study:
+                study.publish(note(result, shown.explanation), figures)
         except Exception as error:
             logging.getLogger(__name__).warning("the dashboard lacks this job's plots and note: %s", error)
-
-    def _publish(self, problem: Problem, facts: Facts, result: Answer) -> None:
-        """Let the Optuna dashboard show what was found."""
-        shown = self._picture(facts, result)
-        figures = {name: draw(shown) for name, draw in PLOTS.items()}
-        with self._study(problem, Knowledge()) as study:
-            study.publish(note(result, shown.explanation), figures)
 
     @contextmanager
     def _study(self, problem: Problem, knowledge: Knowledge) -> Iterator[SearchStudy]:

@@ -7,11 +7,13 @@ times) and the others forecast with what they taught; the traces are scaled by t
 a row that the forecast lets fit, with the default headroom, under a ceiling that is too small.
 
 Figures are given of all rows, and of those with enough tokens in a microbatch for their activations to be
-larger than the blocks that malloc keeps.
+larger than the blocks that malloc keeps. Then of each further option that decides memory (adapters, formats
+of weights, optimizers, offload, model parallelism), with enough tokens.
 
-`python benchmarks/forecast_against_probes.py [--rows 20] [--seeds 0 1] [--replay]` prints a table and writes
-results/forecast_against_probes.json; with --replay the probes recorded there are used again, and seeds that
-are not there are probed. The constants of CPUs were chosen by those of seed 0; others are unseen.
+`python benchmarks/forecast_against_probes.py [--rows 20] [--seeds 0 1] [--options 3] [--replay]` prints a
+table and writes results/forecast_against_probes.json; with --replay the probes recorded there are used again,
+and seeds and options that are not there are probed. The constants of CPUs were chosen by the rows of seed 0;
+others are unseen.
 """
 
 import argparse
@@ -20,37 +22,31 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from statistics import mean
 from typing import Any
 
 import numpy as np
+from cpu_cases import ENOUGH_TOKENS, MODELS, OPTIONS, PLAIN, SHARDINGS, WORLDS, Case
+from estimators import estimates
 from machine import RESULTS, save
 
 from autotune.execution.executor import Layout
 from autotune.execution.local import LocalExecutor
 from autotune.forecast.calibration import Calibration, Observation, outside_bytes
-from autotune.forecast.forecast import Forecast, forecast
-from autotune.hardware.inventory import NodeGroup
+from autotune.forecast.forecast import Forecast
 from autotune.hardware.parse import parse_inventory
-from autotune.models.closed_form import shape_of
-from autotune.models.hf import clean
-from autotune.models.shape import ModelShape
-from autotune.search.facts import facts_of
 from search_spaces.columns import Columns
-from search_spaces.constraints import why_illegal
-from trials.contract.capabilities import ENGINE_OF_SHARDING
+from trials.command import BadInput
 from trials.contract.config import TrainingConfig
-from trials.contract.messages import MeasurementPlan, ModelSpec, ProbeRequest, ProbeResult
+from trials.contract.messages import ProbeRequest, ProbeResult
 from trials.trace import trace
 
 DRAWS = 40
 PROBES = 3
 HEADROOM = 0.05
-ENOUGH_TOKENS = 1024
 RECORDED = {
     "probe_id",
     "outcome",
@@ -62,81 +58,6 @@ RECORDED = {
     "seconds",
 }
 """Of each probe's result."""
-MODELS: dict[str, dict[str, Any]] = {
-    "llama-34m": {
-        "model_type": "llama", "vocab_size": 16000, "hidden_size": 512, "intermediate_size": 1408,
-        "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 2,
-        "max_position_embeddings": 2048, "tie_word_embeddings": False, "pad_token_id": 0,
-    },
-    "gpt2-52m": {
-        "model_type": "gpt2", "vocab_size": 50257, "n_embd": 512, "n_layer": 8, "n_head": 8,
-        "n_positions": 2048, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
-    },
-    "qwen3-70m": {
-        "model_type": "qwen3", "vocab_size": 32000, "hidden_size": 640, "intermediate_size": 1920,
-        "num_hidden_layers": 10, "num_attention_heads": 10, "num_key_value_heads": 2, "head_dim": 64,
-        "max_position_embeddings": 4096, "tie_word_embeddings": True, "pad_token_id": 0,
-    },
-}  # fmt: skip
-WORLDS = (1, 2)
-SHARDINGS = {1: ("ddp",), 2: ("ddp", "fsdp", "zero1", "zero2", "zero3")}
-MEASUREMENT = MeasurementPlan(max_warm_up_steps=2, least_steps=1, min_steps=3, max_steps=3, max_measure_s=6)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model on one world of a machine."""
-
-    name: str
-    world_size: int
-    tflops: tuple[tuple[str, float], ...]
-    """Rates of the machine's cores, by precision."""
-
-    @property
-    def spec(self) -> ModelSpec:
-        return ModelSpec(name=self.name, hf_config=clean(MODELS[self.name], self.name).config)
-
-    @property
-    def shape(self) -> ModelShape:
-        assert self.spec.hf_config is not None
-        shape = shape_of(self.spec.hf_config)
-        assert shape is not None
-        return shape
-
-    @property
-    def group(self) -> NodeGroup:
-        here = parse_inventory(f"cpu:{self.world_size}").group
-        return replace(here, gpu=replace(here.gpu, tflops=dict(self.tflops)))
-
-    def forecast(self, configs: Sequence[TrainingConfig]) -> Forecast:
-        return forecast(self.shape, self.group, self.world_size, Columns.of(configs))
-
-    def request(self, config: TrainingConfig, number: int) -> ProbeRequest:
-        return ProbeRequest(
-            probe_id=f"{self.name}-{self.world_size}-{number}",
-            model=self.spec,
-            config=config,
-            world_size=self.world_size,
-            measurement=MEASUREMENT,
-        )
-
-    def legal_configs(self, rng: random.Random) -> Iterator[TrainingConfig]:
-        facts = facts_of(self.shape, self.group, self.world_size)
-        seen = set()
-        while True:
-            config = TrainingConfig(
-                micro_batch_size=rng.choice([1, 2, 3, 4, 6, 8]),
-                sequence_length=rng.choice([128, 256, 512]),
-                precision=rng.choice(["fp32", "bf16", "bf16_pure"]),
-                optimizer=rng.choice(["adamw", "adamw", "sgd"]),
-                activation_checkpointing=rng.choice(["none", "selective", "full"]),
-                gradient_accumulation_steps=rng.choice([1, 1, 2]),
-                attention=rng.choice(["sdpa", "sdpa", "eager"]),
-                sharding=rng.choice(SHARDINGS[self.world_size]),
-            )
-            if config not in seen and why_illegal(config, facts) is None:
-                seen.add(config)
-                yield config
 
 
 @dataclass(frozen=True)
@@ -145,6 +66,7 @@ class Row:
 
     seed: int
     """Of the random configurations."""
+    option: str
     case: Case
     config: TrainingConfig
     result: ProbeResult
@@ -183,6 +105,7 @@ class Row:
         predicted = self.forecast
         return {
             "seed": self.seed,
+            "option": self.option,
             "model": self.case.name,
             "world_size": self.case.world_size,
             "tflops": dict(self.case.tflops),
@@ -201,84 +124,74 @@ class Row:
 
 def probed(rows_per_case: int, seed: int) -> Iterator[Row]:
     rng = random.Random(seed)
-    here = tuple(parse_inventory("cpu:1").group.gpu.tflops.items())
     for world_size in WORLDS:
-        with LocalExecutor(Layout("cpu", 1, world_size, 1)) as executor:
-            for case in (Case(name, world_size, here) for name in MODELS):
-                for number, config in enumerate(islice(case.legal_configs(rng), rows_per_case)):
-                    request = case.request(config, number)
-                    result = executor.submit(request).result()
-                    if result.outcome != "measured":
-                        print(f"left out: {result.outcome}: {result.reason}")
-                        continue
-                    yield Row(seed, case, config, result, traced(request), estimates(case, config))
+        yield from probed_on(world_size, [(PLAIN, name) for name in MODELS], rows_per_case, seed, rng)
 
 
-def recorded(seed: int) -> Iterator[Row]:
+def probed_options(rows_per_option: int, options: Collection[str], seed: int) -> Iterator[Row]:
+    rng = random.Random(seed)
+    for world_size in sorted(SHARDINGS):
+        here = [
+            (name, option.model)
+            for name, option in OPTIONS.items()
+            if world_size in option.worlds and name in options
+        ]
+        yield from probed_on(world_size, here, rows_per_option, seed, rng)
+
+
+def probed_on(
+    world_size: int, options: Sequence[tuple[str, str]], count: int, seed: int, rng: random.Random
+) -> Iterator[Row]:
+    """So many rows of each option and model."""
+    here = tuple(parse_inventory("cpu:1").group.gpu.tflops.items())
+    if not count or not options:
+        return
+    with LocalExecutor(Layout("cpu", 1, world_size, 1)) as executor:
+        for option, name in options:
+            case = Case(name, world_size, here)
+            for number, config in enumerate(islice(case.legal_configs(rng, option), count)):
+                request = case.request(config, number)
+                result = executor.submit(request).result()
+                if result.outcome != "measured":
+                    print(f"left out: {option} {result.outcome}: {result.reason}")
+                    continue
+                yield Row(seed, option, case, config, result, traced(request), estimates(case, config))
+
+
+def recorded() -> Iterator[Row]:
     stored = json.loads((RESULTS / "forecast_against_probes.json").read_text())
     for row in stored["rows"]:
-        if row["seed"] != seed:
-            continue
         case = Case(row["model"], row["world_size"], tuple(row["tflops"].items()))
         config = TrainingConfig.parse(row["config"])
         result = ProbeResult.parse(row["result"])
-        yield Row(seed, case, config, result, traced(case.request(config, 0)), estimates(case, config))
+        yield Row(
+            row["seed"],
+            row["option"],
+            case,
+            config,
+            result,
+            traced(case.request(config, 0)),
+            estimates(case, config),
+        )
 
 
-def rows_of(seeds: Sequence[int], rows_per_case: int, replay: bool) -> Iterator[Row]:
+def all_rows(seeds: Sequence[int], rows_per_case: int, rows_per_option: int, replay: bool) -> Iterator[Row]:
+    known = list(recorded()) if replay else []
     for seed in seeds:
-        found = list(recorded(seed)) if replay else []
+        found = [row for row in known if row.seed == seed and row.option == PLAIN]
         yield from found or probed(rows_per_case, seed)
+    found = [row for row in known if row.option != PLAIN]
+    yield from found
+    yield from probed_options(rows_per_option, OPTIONS.keys() - {row.option for row in found}, seeds[0])
 
 
 def traced(request: ProbeRequest) -> int | None:
-    config, world_size = request.config, request.world_size
-    if ENGINE_OF_SHARDING[config.sharding] == "zero" or (config.sharding == "ddp" and world_size > 1):
+    if request.config.sharding == "ddp" and request.world_size > 1:
+        return None  # whose buckets a trace does not see
+    try:
+        return trace(request).peak_bytes
+    except BadInput:
         return None
-    return trace(request).peak_bytes
-
-
-def estimates(case: Case, config: TrainingConfig) -> dict[str, int]:
-    """What DeepSpeed says of its stages 2 and 3, and accelerate of any training."""
-    parameters, largest_layer, total_bytes = _sizes_for_estimators(case)
-    return dict(_estimates(case, config, parameters, largest_layer, total_bytes))
-
-
-def _estimates(
-    case: Case, config: TrainingConfig, parameters: int, largest_layer: int, total_bytes: int
-) -> Iterator[tuple[str, int]]:
-    from accelerate.commands.estimate import estimate_training_usage
-    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
-    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
-
-    where = {"num_gpus_per_node": case.world_size, "num_nodes": 1, "cpu_offload": False}
-    if config.sharding == "zero2":
-        yield "deepspeed", estimate_zero2_model_states_mem_needs(parameters, **where)[1]
-    if config.sharding == "zero3":
-        yield (
-            "deepspeed",
-            estimate_zero3_model_states_mem_needs(
-                parameters, largest_layer, cpu_offload_params=False, **where
-            )[1],
-        )
-    precision = "float32" if config.precision == "fp32" else "bfloat16"
-    yield "accelerate", max(estimate_training_usage(total_bytes, precision).values())
-
-
-@cache
-def _sizes_for_estimators(case: Case) -> tuple[int, int, int]:
-    """Parameters, those of the largest layer as DeepSpeed counts them, and bytes as accelerate does."""
-    from accelerate.utils import calculate_maximum_sizes
-    from deepspeed.runtime.zero.stage3 import model_to_params
-    from torch import device
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = dict(case.spec.hf_config or {})
-    with device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-    _, largest_layer = model_to_params(model)
-    total_bytes, _ = calculate_maximum_sizes(model)
-    return case.shape.num_parameters, largest_layer, total_bytes
 
 
 def figures(errors: Iterable[float]) -> dict[str, Any]:
@@ -323,23 +236,31 @@ def after_probes(rows: Sequence[Row], seed: int) -> Iterator[tuple[Row, int, int
                     )
 
 
-def compare(rows: Sequence[Row], seed: int) -> dict[str, dict[str, Any]]:
+def memory(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Before anything was probed."""
+
     def errors(of: Callable[[Row], int | float | None]) -> list[float]:
         return [value / row.tensor_bytes - 1 for row in rows if (value := of(row)) is not None]
 
+    return {
+        "memory: forecast": figures(errors(lambda row: int(row.forecast.reserved_bytes[0]))),
+        "memory: trace": figures(errors(lambda row: row.traced_bytes)),
+        "memory: deepspeed": figures(errors(lambda row: row.estimates.get("deepspeed"))),
+        "memory: accelerate": figures(errors(lambda row: row.estimates["accelerate"])),
+        "device: forecast": figures(row.forecast.device_bytes[0] / row.device_bytes - 1 for row in rows),
+    }
+
+
+def compare(rows: Sequence[Row], seed: int) -> dict[str, dict[str, Any]]:
     drawn = list(after_probes(rows, seed))
     false_fits = [
         cautious for row, _, cautious, _, _ in drawn if cautious < row.device_bytes * (1 - HEADROOM)
     ]
     speed = [float(row.forecast.tokens_per_second[0]) / row.tokens_per_second - 1 for row in rows]
     return {
-        "memory: forecast": figures(errors(lambda row: int(row.forecast.reserved_bytes[0]))),
-        "memory: trace": figures(errors(lambda row: row.traced_bytes)),
-        "memory: deepspeed": figures(errors(lambda row: row.estimates.get("deepspeed"))),
-        "memory: accelerate": figures(errors(lambda row: row.estimates["accelerate"])),
+        **memory(rows),
         "memory: forecast after 3 probes": figures(t / row.tensor_bytes - 1 for row, t, *_ in drawn),
         "memory: trace after 3 probes": figures(t / row.tensor_bytes - 1 for row, *_, t in drawn if t),
-        "device: forecast": figures(row.forecast.device_bytes[0] / row.device_bytes - 1 for row in rows),
         "speed: forecast": figures(speed),
         "speed: forecast after 3 probes": figures(s / row.tokens_per_second - 1 for row, _, _, s, _ in drawn),
         "false fits after 3 probes": {"rows": len(drawn), "false_fits": len(false_fits)},
@@ -354,35 +275,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=20, help="per model and world")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--options", type=int, default=3, help="per option and world")
     parser.add_argument("--replay", action="store_true", help="compare with the probes that are recorded")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     rows = []
-    for row in rows_of(arguments.seeds, arguments.rows, arguments.replay):
+    for row in all_rows(arguments.seeds, arguments.rows, arguments.options, arguments.replay):
         rows.append(row)
         predicted, config = row.forecast, row.config
         print(
             f"{row.case.name:10} × {row.case.world_size}  {config.sharding:5} {config.precision:9} "
             f"{config.activation_checkpointing:9} {config.attention:5} {config.optimizer:5} "
             f"{config.micro_batch_size} × {config.sequence_length} × {config.gradient_accumulation_steps}  "
-            f"{row.tensor_bytes / 2**20:6.0f} MiB "
+            f"{row.option:26}{row.tensor_bytes / 2**20:6.0f} MiB "
             f"forecast {predicted.reserved_bytes[0] / row.tensor_bytes - 1:+7.1%} "
             f"trace {_traced_error(row)} "
             f"speed {predicted.tokens_per_second[0] / row.tokens_per_second - 1:+7.1%}",
             flush=True,
         )
+    of_options, rows = [row for row in rows if row.option], [row for row in rows if not row.option]
     enough = [r for r in rows if r.config.micro_batch_size * r.config.sequence_length >= ENOUGH_TOKENS]
     groups = {"all": rows, f"from {ENOUGH_TOKENS} tokens": enough}
     for seed in arguments.seeds:
         groups[f"seed {seed}, from {ENOUGH_TOKENS} tokens"] = [row for row in enough if row.seed == seed]
     found = {name: compare(of_group, arguments.seeds[0]) for name, of_group in groups.items()}
+    for name in OPTIONS:
+        of_option = [row for row in of_options if row.option == name]
+        found[name] = {key: of for key, of in memory(of_option).items() if of["rows"]}
     for group, figures_of in found.items():
         print(group)
         for name, of in figures_of.items():
             print(f"  {name:34}", "  ".join(f"{key} {value:.3g}" for key, value in of.items()))
-    result = {"seeds": arguments.seeds, "figures": found, "rows": [row.to_dict() for row in rows]}
+    result = {
+        "seeds": arguments.seeds,
+        "figures": found,
+        "rows": [row.to_dict() for row in [*rows, *of_options]],
+    }
     print(f"written to {save('forecast_against_probes', result)}")
 
 

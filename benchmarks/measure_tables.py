@@ -40,7 +40,12 @@ SMALL: Mapping[str, dict[str, Any]] = MappingProxyType(
 JOBS: Mapping[str, tuple[str, str, str, tuple[str, ...]]] = MappingProxyType(
     {
         "llama-one-rank": ("llama", "cpu:1", "620MiB", ()),
-        "gpt2-two-ranks": ("gpt2", "cpu:2", "700MiB", ()),
+        "gpt2-two-ranks": (
+            "gpt2",
+            "cpu:2",
+            "700MiB",
+            ("--baseline", "sharding=zero3,activation_checkpointing=full,micro_batch_size=2,precision=bf16"),
+        ),
         "qwen3-global-batch": ("qwen3", "cpu:2", "760MiB", ("--global-batch-size", "12")),
     }
 )

@@ -42,7 +42,7 @@ class _Probe:
 
 
 class FakeExecutor:
-    """Answers at once with what `outcome_of` says of a configuration and attempt.
+    """Answers at once with what `outcome_of` and `speed`, in tokens/s, say of a configuration and attempt.
 
     A probe that may measure for longer than its deadline goes on until then, or until it is cancelled.
     """
@@ -50,6 +50,7 @@ class FakeExecutor:
     def __init__(
         self,
         outcome_of: Callable[[TrainingConfig, int], Outcome] = lambda config, attempt: Outcome.MEASURED,
+        speed: Callable[[TrainingConfig, int], float] = lambda config, attempt: speed_of(config),
         num_slots: int = 1,
         device_name: str = "a CPU",
         protocol: int = PROTOCOL_VERSION,
@@ -57,6 +58,7 @@ class FakeExecutor:
         self.num_slots = num_slots
         self.asked: list[TrainingConfig] = []
         self._outcome_of = outcome_of
+        self._speed = speed
         self._versions = Versions(
             device_name=device_name, python="3", torch="2", transformers="5", protocol=protocol
         )
@@ -133,7 +135,7 @@ class FakeExecutor:
         figures = {"peak_bytes": peak, "memory": (MemoryPeaks(device_bytes=peak),) * request.world_size}
         if outcome == Outcome.MEASURED:
             tokens = config.tokens_per_step(request.world_size)
-            step_s = (tokens / speed_of(config),) * request.measurement.min_steps
+            step_s = (tokens / self._speed(config, probe.attempt),) * request.measurement.min_steps
             figures |= {
                 "phase": Phase.DONE,
                 "reason": None,

@@ -1,7 +1,7 @@
 """Why a job's recommendation is what it is."""
 
 import pytest
-from fakes import FakeExecutor
+from fakes import FakeExecutor, speed_of
 from small_job import REQUEST, changed, ignore, service_with
 
 from autotune.errors import NoSuchJob
@@ -45,6 +45,41 @@ def test_an_explanation_says_when_the_search_has_paid_for_itself(url):
     assert gain > 1.2
     assert found.cost.pays_after_hours == pytest.approx(answer.spent.seconds / 3600 / (gain - 1))
     assert found.baseline_steps
+
+
+def test_others_that_were_probed_lost_for_a_reason(url):
+    sizes = {**REQUEST.settings, "micro_batch_size": (1, 2, 3, 4, 5, 6)}
+    with service_with(url, _out_of_memory_from(5)) as service:
+        answer = service.tune(changed(settings=sizes, trials=100, stop_below=0.0), ignore)
+        found = service.explain("job")
+    chosen, rows = found.config, {row.trial: row for row in answer.alternatives}
+    slower = [rival for rival in found.rivals if rival.tokens_per_second is not None]
+    too_large = [rival for rival in found.rivals if rival.tokens_per_second is None]
+    assert slower
+    assert [rival.trial for rival in slower] == list(rows)[: len(slower)]
+    for rival in slower:
+        assert rival.config == rows[rival.trial].config
+        assert rival.changes
+        assert "slower" in rival.why_not or "as fast" in rival.why_not
+    assert too_large
+    for rival in too_large:
+        assert rival.config.micro_batch_size > chosen.micro_batch_size
+        assert "ran out of memory; the forecast has it" in rival.why_not
+
+
+def test_a_gain_that_may_be_none_pays_for_nothing(url):
+    """The baseline's figure varies by more than what lies between it and the winner."""
+    slow = TrainingConfig(**{field: values[0] for field, values in REQUEST.settings.items()})
+
+    def speed(config, attempt):
+        is_baseline = config.micro_batch_size == 1
+        return speed_of(config) * ((1.0, 0.5, 1.0, 4.0)[(attempt - 1) % 4] if is_baseline else 1.0)
+
+    with service_with(url, FakeExecutor(speed=speed)) as service:
+        service.tune(changed(baseline=slow), ignore)
+        found = service.explain("job")
+    assert found.speedup.low < 1 < found.speedup.median
+    assert found.cost.pays_after_hours is None
 
 
 def test_what_does_not_fit_says_so_in_an_explanation(url):

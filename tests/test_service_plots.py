@@ -40,13 +40,49 @@ def test_each_plot_is_a_file_that_stands_alone(url, tmp_path):
         assert 'src="http' not in text
 
 
-def test_the_dashboard_has_a_note_and_the_plots(url):
+def on_dashboard(url):
+    """The note of the job's study, and the names of the plots that it lacks."""
     study = optuna.load_study(study_name="job", storage=url)
     kept = study._storage.get_study_system_attrs(study._study_id)
     note = "".join(value for key, value in sorted(kept.items()) if "note" in key and isinstance(value, str))
+    return note, [name for name in PLOTS if not any(name in json.dumps(key) for key in kept)]
+
+
+def test_the_dashboard_has_a_note_and_the_plots(url):
+    note, lacking = on_dashboard(url)
     assert "# job" in note
     assert "tokens/s" in note
-    assert all(any(name in json.dumps(key) for key in kept) for name in PLOTS)
+    assert not lacking
+
+
+def test_the_dashboard_has_them_of_a_job_that_was_interrupted(tmp_path):
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+
+    def outcome_of(config, attempt):
+        if len(executor.asked) > 3:
+            raise KeyboardInterrupt
+        return Outcome.MEASURED
+
+    executor = FakeExecutor(outcome_of)
+    with service_with(url, executor) as service, pytest.raises(KeyboardInterrupt):
+        service.tune(REQUEST, ignore)
+    note, lacking = on_dashboard(url)
+    assert "tokens/s" in note
+    assert "autotune resume" in note
+    assert not lacking
+
+
+def test_each_length_has_its_own_front_and_best_so_far(tmp_path):
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    lengths = {**REQUEST.settings, "sequence_length": (64, 128)}
+    with service_with(url, FakeExecutor()) as service:
+        answer = service.tune(changed(settings=lengths, trials=12), ignore)
+        job = service.job("job")
+        shown = service._picture(service._facts(job, premises(job.spec)), answer)
+    assert [row.evidence for row in answer.by_length] == ["confirmed", "confirmed"]
+    for name, line in (("speed_over_memory", "front"), ("history", "best so far")):
+        lines = [trace.name for trace in PLOTS[name](shown).data if trace.mode == "lines"]
+        assert lines == [f"{line}, length 64", f"{line}, length 128"]
 
 
 def test_the_plots_show_every_trial(url):
@@ -74,4 +110,7 @@ def test_a_job_without_a_recommendation_can_be_drawn(tmp_path):
     with service_with(url, FakeExecutor(lambda config, n: Outcome.NON_FINITE)) as service:
         with pytest.raises(NothingMeasured, match="nothing could be measured"):
             service.tune(REQUEST, ignore)
+        note, lacking = on_dashboard(url)
+        assert "Nothing is recommended: nothing could be measured" in note
+        assert not lacking
         assert service.save_plots("job", tmp_path / "plots")

@@ -5,10 +5,11 @@ from contextlib import nullcontext
 from types import MappingProxyType
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from trials.contract.config import Precision, TrainingConfig
-from trials.model import BuiltModel, checkpoint_layers
+from trials.model import BuiltModel, ModelUnusable, checkpoint_layers
 
 STORED: Mapping[Precision, torch.dtype] = MappingProxyType(
     {
@@ -65,6 +66,11 @@ def modify(
 def _with_other_linears(
     built: BuiltModel, config: TrainingConfig, stored: Mapping[Precision, torch.dtype], device: torch.device
 ) -> BuiltModel:
+    changes_linears = (
+        config.base_weights != "native" or config.precision == "fp8" or config.quantization_aware != "none"
+    )
+    if changes_linears and not any(isinstance(module, nn.Linear) for module in built.layers.modules()):
+        raise ModelUnusable("the layers have no nn.Linear, so there is nothing to quantise or to cast")
     if config.base_weights != "native":
         from trials.quantised import quantise
 

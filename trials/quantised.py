@@ -100,12 +100,11 @@ class Int4Linear(FrozenLinear):
         return {"weight": codes.view(rows, columns // 2), "scale_bits": state.absmax.view(torch.int32)}
 
     def widened(self, dtype: torch.dtype) -> torch.Tensor:
-        from bitsandbytes.functional import QuantState, dequantize_4bit, get_4bit_type
+        from bitsandbytes.functional import QuantState, dequantize_4bit
 
         state = QuantState(
             absmax=self.scale,
             shape=torch.Size((self.out_features, self.in_features)),
-            code=get_4bit_type("nf4", device=self.weight.device),
             blocksize=BLOCK,
             quant_type="nf4",
             dtype=dtype,

@@ -86,8 +86,8 @@ def _require_traceable(request: ProbeRequest) -> None:
         raise BadInput("a trace counts every tensor, and cannot tell which are in CPU memory")
     if config.optimizer == "adafactor":
         raise BadInput("Adafactor reads what its tensors hold, which fake ones do not have")
-    if config.model_parallel_size > 1:
-        raise BadInput("no engine traces tensor, pipeline or context parallelism yet")
+    if config.pipeline_parallel_size > 1:
+        raise BadInput("a trace is of one rank alone, and a stage of a pipeline waits for the others")
 
 
 @contextmanager

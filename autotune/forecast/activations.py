@@ -54,10 +54,22 @@ class Activations:
 def activations(case: Case) -> Activations:
     """The activation bytes of every row; of a model that was measured, `measured_phases` has the others."""
     derived = _derived(case)
-    if case.shape.measured is None:
-        return derived
-    terms = MeasuredTerms(case, case.shape.measured)
-    return replace(derived, saved=terms.kept, touched=terms.touched)
+    if case.shape.measured is not None:
+        terms = MeasuredTerms(case, case.shape.measured)
+        derived = replace(derived, saved=terms.kept, touched=terms.touched)
+    return replace(derived, saved=derived.saved + ~case.checkpoints * gathered_keys(case))
+
+
+def gathered_keys(case: Case) -> Floats:
+    """Keys and values of the whole sequence, which context-parallel ranks gather and attention keeps, less a
+    rank's own part of them.
+    """
+    return whole_keys(case) * (1 - 1 / case.context)
+
+
+def whole_keys(case: Case) -> Floats:
+    """Keys and values of one layer for the whole sequence."""
+    return 2 * case.bytes.compute * case.shape.kv_size * case.micro_batch * case.sequence / case.tensor
 
 
 def _derived(case: Case) -> Activations:

@@ -42,8 +42,9 @@ class ForecastConstants:
     """Per token and hidden unit, while the backward passes the final norm. Traced."""
     score_transient_bytes: float = 10
     """Per score of eager attention, in its backward: two fp32 gradients and one in bf16. Reasoned."""
-    gathered_keys_alive: int = 3
-    """Whole-sequence pairs of K and V that context parallelism holds at a time. Reasoned."""
+    key_gradients_alive: int = 2
+    """Whole-sequence pairs of gradients of K and V that context parallelism holds at a time: the kernel's,
+    and the parts that are sent. Reasoned."""
     offloaded_layers_alive: int = 2
     """Layers whose activations are on the device under `offload=activations`. Reasoned."""
     deepspeed_max_live_parameters: float = 1e9

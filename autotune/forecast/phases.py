@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autotune.forecast.activations import Activations
+from autotune.forecast.activations import Activations, gathered_keys, whole_keys
 from autotune.forecast.buffers import (
     Gathered,
     bucket,
@@ -312,9 +312,11 @@ def dequantised(case: Case) -> Floats:
 
 
 def context_transient(case: Case) -> Floats:
-    """Keys and values gathered from the context-parallel ranks."""
-    pair = 2 * case.bytes.compute * case.shape.kv_size * case.micro_batch * case.sequence
-    return (case.context > 1) * case.constants.gathered_keys_alive * pair / case.tensor
+    """Gradients of keys and values gathered from context-parallel ranks; and themselves, where a layer is
+    recomputed.
+    """
+    alive = case.constants.key_gradients_alive * whole_keys(case) + case.checkpoints * gathered_keys(case)
+    return (case.context > 1) * alive
 
 
 def _embedding_gradient(case: Case, held: Parameters) -> Floats:

@@ -10,6 +10,7 @@ from autotune.hardware.sizes import format_bytes
 from autotune.report.answer import Answer, Recommendation
 from autotune.report.explanation import Bounds, Cost, JobExplanation, Knob, Source, Step
 from autotune.report.recommend import Facts
+from autotune.report.rivals import differences, rivals
 from autotune.search.confirmation import Contender
 from autotune.search.facts import facts_of
 from search_spaces.columns import Columns, Value
@@ -103,10 +104,11 @@ def explain(facts: Facts, answer: Answer, earlier: Calibration) -> JobExplanatio
         peak_bytes=chosen.peak_bytes,
         usable_bytes=case.usable_bytes,
         knobs=knobs,
+        rivals=tuple(rivals(facts, chosen)),
         bounds=_bounds(case, knobs),
         speedup=chosen.speedup,
         no_speedup=baseline.reason,
-        baseline_steps=tuple(_differences(baseline.config, chosen.config)),
+        baseline_steps=tuple(differences(baseline.config, chosen.config)),
         cost=_cost(answer, chosen),
         notes=(FIXED_LENGTH, RANDOM_WEIGHTS),
     )
@@ -229,16 +231,9 @@ def _larger_size(knobs: Sequence[Knob]) -> Step | None:
     return None
 
 
-def _differences(old: TrainingConfig, new: TrainingConfig) -> Iterator[str]:
-    for field in TrainingConfig.model_fields:
-        before, after = getattr(old, field), getattr(new, field)
-        if before != after:
-            yield f"{field}: {before} → {after}"
-
-
 def _cost(answer: Answer, chosen: Recommendation) -> Cost:
     spent, gain = answer.spent, chosen.speedup
-    saved = 1 - 1 / gain.median if gain is not None and gain.median > 1 else 0.0
+    saved = 1 - 1 / gain.median if gain is not None and gain.low > 1 else 0.0
     # In an hour at the new speed, 1 / (1 − saved) hours of the old are done: the difference is what is won.
     pays_after = spent.seconds / 3600 * (1 - saved) / saved if saved else None
     return Cost(seconds=spent.seconds, gpu_hours=spent.gpu_hours, pays_after_hours=pays_after)

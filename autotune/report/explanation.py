@@ -38,6 +38,20 @@ class Knob(Message):
     steps: tuple[Step, ...]
 
 
+class Rival(Message):
+    """Another configuration that was probed and is not what is recommended."""
+
+    config: TrainingConfig
+    trial: int
+    changes: tuple[str, ...]
+    """Fields in which it differs from the recommended one, as `field: from → to`."""
+    tokens_per_second: Estimate | None
+    """None where it ran to no figure."""
+    peak_bytes: int | None
+    why_not: str
+    """Why it is not what is recommended, in words."""
+
+
 class Bounds(Message):
     """What keeps the recommended configuration from being faster."""
 
@@ -54,7 +68,7 @@ class Cost(Message):
     gpu_hours: float
     pays_after_hours: float | None
     """Hours of training at the recommended speed that, against the baseline, save the time of the search;
-    None where there is nothing to save."""
+    None where the gain is not sure enough for there to be anything to save."""
 
 
 class JobExplanation(Message):
@@ -68,6 +82,8 @@ class JobExplanation(Message):
     usable_bytes: int
     knobs: tuple[Knob, ...]
     """The fields that the space searched, in its order."""
+    rivals: tuple[Rival, ...]
+    """What came next, fastest first, then what would have been faster and does not fit."""
     bounds: Bounds
     speedup: Estimate | None
     """Over the baseline."""

@@ -1,5 +1,6 @@
 """Plots of a job: speed over memory, the history of its search, forecast against measured, its knobs."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ COLOURS: Mapping[Outcome, str] = MappingProxyType(
     }
 )
 """Outcome that completes a trial → its colour."""
+LINES = ("#247", "#b52", "#738", "#287", "#961", "#555")
+"""Colours of lines, one for each sequence length."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class PlottedTrial:
     number: int
     label: str
     """Its configuration in words."""
+    sequence_length: int
     outcome: Outcome
     tokens_per_second: float
     """0 where it has no figure."""
@@ -62,6 +66,15 @@ class Picture:
     @property
     def with_speed(self) -> list[PlottedTrial]:
         return [trial for trial in self.trials if trial.tokens_per_second > 0 and trial.peak_bytes]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Sequence lengths, between which tokens/s do not compare."""
+        return sorted({trial.sequence_length for trial in self.trials})
+
+    def named(self, line: str, length: int) -> str:
+        """Name of a line, with the length that it is of where there are several."""
+        return line if len(self.lengths) == 1 else f"{line}, length {length}"
 
     def fits(self, trial: PlottedTrial) -> bool:
         return trial.tokens_per_second > 0 and (trial.peak_bytes or 0) <= self.usable_bytes
@@ -92,6 +105,7 @@ def _plotted(facts: Facts, trial: TrialRecord) -> PlottedTrial:
     return PlottedTrial(
         number=trial.number,
         label=", ".join(f"{k}={v}" for k, v in trial.config.model_dump(exclude_defaults=True).items()),
+        sequence_length=trial.config.sequence_length,
         outcome=trial.outcome,
         tokens_per_second=trial.tokens_per_second,
         peak_bytes=trial.peak_bytes,
@@ -101,23 +115,25 @@ def _plotted(facts: Facts, trial: TrialRecord) -> PlottedTrial:
 
 
 def speed_over_memory(picture: Picture) -> "Figure":
-    """Measured trials with the ceiling and the front of those that none beats in both; what ran out of memory
-    stands on the ceiling at 0.
+    """Measured trials with the ceiling and, for each length, the front of those that none beats in both;
+    what ran out of memory stands on the ceiling at 0.
     """
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
     _add_trials(figure, picture, lambda trial: (trial.peak_bytes or picture.ceiling_bytes) / GIB)
-    front = _front([trial for trial in picture.trials if picture.fits(trial)])
-    figure.add_trace(
-        Scatter(
-            name="front",
-            x=[(trial.peak_bytes or 0) / GIB for trial in front],
-            y=[trial.tokens_per_second for trial in front],
-            mode="lines",
-            line={"color": "#2a7", "dash": "dot"},
+    for length, colour in zip(picture.lengths, itertools.cycle(LINES), strict=False):
+        fitting = [t for t in picture.trials if picture.fits(t) and t.sequence_length == length]
+        front = _front(fitting)
+        figure.add_trace(
+            Scatter(
+                name=picture.named("front", length),
+                x=[(trial.peak_bytes or 0) / GIB for trial in front],
+                y=[trial.tokens_per_second for trial in front],
+                mode="lines",
+                line={"color": colour, "dash": "dot"},
+            )
         )
-    )
     _mark(figure, picture)
     figure.add_vline(x=picture.ceiling_bytes / GIB, line_color="gray", annotation_text="ceiling")
     figure.add_vline(
@@ -131,19 +147,26 @@ def speed_over_memory(picture: Picture) -> "Figure":
 
 
 def history(picture: Picture) -> "Figure":
-    """Each trial's tokens/s in the order in which they were made, and the best so far."""
+    """Each trial's tokens/s in the order in which they were made, and the best so far at each length."""
     from plotly.graph_objects import Figure, Scatter
 
-    figure, best, bests = Figure(), 0.0, []
-    for trial in picture.trials:
-        if picture.fits(trial):
-            best = max(best, trial.tokens_per_second)
-        bests.append(best)
+    figure = Figure()
     numbers = [trial.number for trial in picture.trials]
     _add_trials(figure, picture, lambda trial: trial.number)
-    figure.add_trace(
-        Scatter(name="best so far", x=numbers, y=bests, mode="lines", line={"shape": "hv", "color": "#247"})
-    )
+    for length, colour in zip(picture.lengths, itertools.cycle(LINES), strict=False):
+        own = [
+            trial.tokens_per_second if picture.fits(trial) and trial.sequence_length == length else 0.0
+            for trial in picture.trials
+        ]
+        figure.add_trace(
+            Scatter(
+                name=picture.named("best so far", length),
+                x=numbers,
+                y=list(itertools.accumulate(own, max)),
+                mode="lines",
+                line={"shape": "hv", "color": colour},
+            )
+        )
     baseline = next((t for t in picture.trials if t.number == picture.baseline), None)
     if baseline is not None and baseline.tokens_per_second:
         figure.add_hline(

@@ -14,6 +14,8 @@ class PlanRow(Message):
     gpus: str
     """What it runs on, such as `8 × H100-80GB`."""
     world_size: int
+    num_nodes: int
+    """Over which its ranks are spread."""
     ceiling_bytes: int
     """Device bytes one rank may use there."""
     tokens_per_second: float

@@ -156,12 +156,13 @@ def headline(contenders: Iterable[Contender], min_speed: float = 0.0) -> list[Co
 def due_for_confirmation(
     contenders: Sequence[Contender], baseline: Contender | None, min_speed: float = 0.0
 ) -> list[Contender]:
-    """Winner, runner-up and baseline, and whoever was faster at first than any of them turned out to be.
+    """Winner, runner-up and baseline, and whoever was faster at first than any of them turned out to be; of
+    every other length the fastest.
 
     The leaders are those of the first probes, whatever their confirmations say, so that each round goes
     through the same ones. Who fails makes room for the next one.
     """
-    leaders = sorted(headline(contenders, min_speed), key=lambda c: (-c.first.median, c.peak_bytes))
+    leaders = _by_first_probe(headline(contenders, min_speed))
     due = leaders[:CONTENDERS]
     for follower in leaders[CONTENDERS:MOST_CONTENDERS]:
         best = max((c.tokens_per_second.median for c in due if c.is_confirmed), default=math.inf)
@@ -169,7 +170,12 @@ def due_for_confirmation(
             due.append(follower)
     if baseline is not None and baseline in leaders and baseline not in due:
         due.append(baseline)
-    return due
+    others = (_by_first_probe(found)[0] for found in by_length(contenders).values())
+    return [*due, *(other for other in others if other not in leaders)]
+
+
+def _by_first_probe(contenders: Iterable[Contender]) -> list[Contender]:
+    return sorted(contenders, key=lambda c: (-c.first.median, c.peak_bytes))
 
 
 def next_to_confirm(

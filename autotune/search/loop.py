@@ -29,8 +29,8 @@ from trials.contract.outcome import VERDICTS, Outcome, Phase
 
 HEARTBEAT_S = 5.0
 """How often the lease is renewed, and the clock looked at, while probes run."""
-MAX_CONFIRMATIONS = (MOST_CONTENDERS + 2) * ROUNDS
-"""Room for one leader to fail or fall behind; after that the answer is given as it stands."""
+SPARE_CONTENDERS = 1
+"""Leaders that may fail their confirmation or fall behind; after that the answer is given as it stands."""
 
 MAX_RESERVE = 1 / 3
 """Share of the budget's time that may be kept for confirmations: the search has to find what they confirm."""
@@ -199,7 +199,8 @@ class SearchLoop:
             self._again(min(due, key=lambda contender: len(contender.results)))
 
     def _confirm(self) -> None:
-        for _ in range(MAX_CONFIRMATIONS):
+        lengths = len({contender.config.sequence_length for contender in self.contenders()})
+        for _ in range((MOST_CONTENDERS + SPARE_CONTENDERS + lengths) * ROUNDS):
             due = next_to_confirm(*self._rivals(), self._min_speed)
             if due is None or self._is_spent():
                 return

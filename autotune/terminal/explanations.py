@@ -28,6 +28,7 @@ def job_explanation_view(explanation: JobExplanation) -> RenderableType:
         _knobs(explanation),
         Text("measured by a probe, or ~forecast and corrected by the probes of this job", style="dim"),
         "",
+        *_rivals(explanation),
         Text("Against the baseline", style="bold"),
         *(Text(line) for line in _against_baseline(explanation)),
         "",
@@ -51,6 +52,27 @@ def _knobs(explanation: JobExplanation) -> Table:
             table.add_row(name, str(step.value), _speed(step), _bytes(step), step.why_not or "")
             name = ""
     return table
+
+
+def _rivals(explanation: JobExplanation) -> list[RenderableType]:
+    if not explanation.rivals:
+        return []
+    table = plain_table()
+    table.add_column("trial", justify="right")
+    table.add_column("differs by")
+    table.add_column("tokens/s", justify="right", no_wrap=True)
+    table.add_column("peak", justify="right", no_wrap=True)
+    table.add_column("why it is not recommended")
+    for rival in explanation.rivals:
+        speed, peak = rival.tokens_per_second, rival.peak_bytes
+        table.add_row(
+            str(rival.trial),
+            "\n".join(rival.changes),
+            "–" if speed is None else figure(speed.median),
+            "–" if peak is None else format_bytes(peak),
+            rival.why_not,
+        )
+    return [Text("Why others lost", style="bold"), table, ""]
 
 
 def _speed(step: Step) -> Text:
@@ -86,6 +108,9 @@ def _cost(explanation: JobExplanation) -> list[str]:
     cost = explanation.cost
     hours = f", {cost.gpu_hours:.2f} GPU hours of probes" if cost.gpu_hours else ""
     lines = [f"{clock(cost.seconds)}{hours}"]
+    gain = explanation.speedup
     if cost.pays_after_hours is not None:
         lines.append(f"paid for after {clock(cost.pays_after_hours * 3600)} of training at the new speed")
+    elif gain is not None and explanation.baseline_steps:
+        lines.append("whether it pays cannot be told: the gain over the baseline is not beyond doubt")
     return lines

@@ -24,6 +24,7 @@ EXPLANATION = among(
         "job": TEXT,
         "config": CONFIG,
         "knobs": each(among({"field": TEXT, "value": {}, "steps": each(STEP)})),
+        "rivals": each(among({"trial": NUMBER, "config": CONFIG, "changes": each(TEXT), "why_not": TEXT})),
         "bounds": among({"bound": {"enum": ["memory", "compute", "communication"]}, "reason": TEXT}),
         "cost": among({"seconds": NUMBER, "gpu_hours": NUMBER, "pays_after_hours": or_null(NUMBER)}),
         "notes": each(TEXT),
@@ -45,6 +46,7 @@ def test_a_person_reads_what_bounds_it_and_what_else_would_cost(cli: Cli):
     for words in (
         "What bounds it",
         "What one step either way would change",
+        "Why others lost",
         "Against the baseline",
         "What it cost",
         "padding",

@@ -5,6 +5,7 @@ from autotune.search.confirmation import (
     Contender,
     best_first,
     by_length,
+    due_for_confirmation,
     headline,
     is_tie,
     next_to_confirm,
@@ -105,6 +106,13 @@ def test_equal_speed_goes_to_the_one_with_memory_to_spare():
 def test_only_the_longest_length_that_holds_competes():
     short, long = contender(0, 200, length=64), contender(1, 50, length=128)
     assert [c.trial for c in headline([short, long])] == [1]
+
+
+def test_the_fastest_of_every_other_length_is_confirmed_too():
+    short, shorter = contender(0, 200, length=64), contender(1, 190, length=64)
+    long, longer = contender(2, 50, length=128), contender(3, 45, length=128)
+    done = contender(4, 40, 40, 40, 40, length=256)
+    assert due_for_confirmation([short, shorter, long, longer, done], done) == [done, short, long]
 
 
 def test_speedup_is_taken_round_by_round():

@@ -14,6 +14,7 @@ from trials.gradients import clip_gradients
 from trials.lora import add_adapters
 from trials.model import BuiltModel, ModelUnusable, build, initialise, to_empty
 from trials.modify import COMPUTED, dtype_of_weights, modify
+from trials.offload import OffloadedTensors, unpack
 from trials.quantised import FrozenLinear, Int4Linear, Int8Linear
 
 CPU = torch.device("cpu")
@@ -217,3 +218,56 @@ def _wide() -> dict[str, Any]:
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
         "tie_word_embeddings": False,
     }  # fmt: skip
+
+
+class TestOffloadedActivations:
+    def test_readers_of_one_tensor_share_its_copy(self) -> None:
+        copies: list[torch.Tensor] = []
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            copies.append(tensor.clone())
+            return copies[-1]
+
+        weight = torch.randn(8, 8, requires_grad=True)
+        plain = ((weight * 2).sigmoid() ** 2).sum()
+        plain.backward()
+        expected, weight.grad = weight.grad, None
+        store = OffloadedTensors(lambda tensor: tensor is weight, copy)
+        with torch.autograd.graph.saved_tensors_hooks(store.pack, unpack):
+            twice = weight * 2
+            squashed = twice.sigmoid()  # saves its output, which the square saves as its input
+            loss = (squashed**2).sum()
+        assert len(copies) == 1
+        loss.backward()
+        assert weight.grad is not None
+        torch.testing.assert_close(weight.grad, expected)
+
+    def test_another_tensor_at_the_same_address_has_a_copy_of_its_own(self) -> None:
+        store = OffloadedTensors(lambda tensor: False, torch.clone)
+        packed = []
+        for value in range(20):
+            packed.append(store.pack(torch.full((1000,), float(value))))
+        assert [float(unpack(one)[0]) for one in packed] == list(range(20))
+
+    def test_what_was_changed_in_place_is_copied_again(self) -> None:
+        store, tensor = OffloadedTensors(lambda tensor: False, torch.clone), torch.zeros(4)
+        before = store.pack(tensor)
+        tensor.add_(1)
+        assert float(unpack(store.pack(tensor))[0]) == 1
+        assert float(unpack(before)[0]) == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"precision": "fp8"}, {"quantization_aware": "int8"}, {"adaptation": "lora", "base_weights": "int8"}],
+)
+def test_layers_without_linears_are_refused_where_linears_are_to_change(fields: dict[str, Any]) -> None:
+    built = build(TINY["llama"], TrainingConfig(sequence_length=16), torch.float32, seed=0)
+    for layer in built.layers:
+        for name, module in list(layer.named_modules()):
+            if isinstance(module, nn.Linear):
+                owner, _, leaf = name.rpartition(".")
+                setattr(layer.get_submodule(owner), leaf, nn.Identity())
+    config = TrainingConfig(**{"precision": "fp32", "sequence_length": 16, **fields})
+    with pytest.raises(ModelUnusable, match=r"no nn\.Linear"):
+        modify(built, config, COMPUTED, CPU)
