@@ -186,8 +186,6 @@ def all_rows(seeds: Sequence[int], rows_per_case: int, rows_per_option: int, rep
 
 
 def traced(request: ProbeRequest) -> int | None:
-    if request.config.sharding == "ddp" and request.world_size > 1:
-        return None  # whose buckets a trace does not see
     try:
         return trace(request).peak_bytes
     except BadInput:

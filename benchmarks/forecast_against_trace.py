@@ -2,10 +2,11 @@
 
 Pairs on one rank (dense models with grouped and plain heads, tied and untied, vocabularies from 5,000 to
 128,256, every checkpointing, optimizers, 1k to 64k tokens a micro-batch, experts) and under FSDP2 on 2 to 64
-ranks, and pairs of families outside the table, whose layers are measured.
+ranks, pairs of families outside the table, whose layers are measured, and pairs of each further option:
+adapters, formats of weights, optimizers, nodes as replicas, tensor and context parallelism.
 
 `python benchmarks/forecast_against_trace.py [--single 200] [--sharded 60] [--experts 20] [--measured 8]
-[--seed 0] [--replay]` prints a line per pair and the errors by group, and writes
+[--options 5] [--seed 0] [--replay]` prints a line per pair and the errors by group, and writes
 results/forecast_against_trace.json; with --replay the traces recorded there are used again, and what is not
 there is traced.
 """
@@ -19,16 +20,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
 from machine import RESULTS, save
 
 from autotune.forecast.forecast import break_down
+from autotune.hardware.inventory import NodeGroup
 from autotune.hardware.parse import parse_inventory
 from autotune.models.closed_form import shape_of
 from autotune.models.described import describe
 from autotune.models.hf import clean
 from autotune.models.shape import ModelShape
+from autotune.search.facts import facts_of
+from search_spaces.constraints import why_illegal
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ModelSpec, ProbeRequest
 from trials.trace import trace
@@ -78,9 +83,19 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"optimizer": "adam"},
 )
 """What else decides memory. Optimizers that read what their tensors hold, or compile, cannot be traced."""
+SPLIT: Mapping[str, tuple[Sequence[int], dict[str, Any]]] = MappingProxyType(
+    {
+        "hsdp": ((16, 32, 64), {"sharding": "hsdp"}),
+        "tensor_parallel_size=2": ((2, 8, 16), {"sharding": "fsdp", "tensor_parallel_size": 2}),
+        "tensor_parallel_size=8": ((8, 16, 64), {"sharding": "fsdp", "tensor_parallel_size": 8}),
+        "context_parallel_size=4": ((4, 8, 32), {"sharding": "fsdp", "context_parallel_size": 4}),
+    }
+)
+"""Name → worlds, and how ranks divide the work; nodes have eight."""
 WITH_LINEARS = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text", "starcoder2")
 """Families whose matmuls are `nn.Linear`, and whose logits, but for Gemma 2's, are the head's output."""
 WORLDS = (2, 4, 8, 16, 32, 64)
+PER_NODE = 8
 TOKENS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
 
@@ -216,16 +231,21 @@ def recorded() -> Recorded:
 
 def traced(pair: Pair) -> tuple[int, str]:
     model = ModelSpec(name=pair.family, hf_config=pair.hf_config)
-    found = trace(ProbeRequest(probe_id="trace", model=model, config=pair.config, world_size=pair.world_size))
+    request = ProbeRequest(
+        probe_id="trace",
+        model=model,
+        config=pair.config,
+        world_size=pair.world_size,
+        num_nodes=pair.world_size // min(pair.world_size, PER_NODE),
+    )
+    found = trace(request)
     return found.peak_bytes, max(found.phases, key=lambda phase: found.phases[phase])
 
 
 def compare(pair: Pair, shape: ModelShape | None, known: Recorded) -> Compared:
     traced_bytes, peak_in = known.get(key_of(pair)) or traced(pair)
     assert shape is not None
-    per_node = min(pair.world_size, 8)
-    group = parse_inventory(f"{pair.world_size // per_node}x{per_node}xH100").group
-    phases = break_down(shape, group, pair.world_size, pair.config).phases
+    phases = break_down(shape, group_of(pair.world_size), pair.world_size, pair.config).phases
     return Compared(
         pair=pair,
         forecast_bytes=max(sum(parts.values()) - parts["fixed"] for parts in phases.values()),
@@ -247,6 +267,27 @@ def run_option(count: int, option: Mapping[str, Any], rng: random.Random, known:
     pairs = [random_pair(rng, worlds, families) for worlds in ((1,), WORLDS) for _ in range(count)]
     chosen = [replace(pair, config=pair.config.model_copy(update=dict(option))) for pair in pairs]
     return [shown(compare(pair, shape_of(pair.hf_config), known)) for pair in chosen]
+
+
+def run_split(
+    count: int, worlds: Sequence[int], values: Mapping[str, Any], rng: random.Random, known: Recorded
+) -> list[Compared]:
+    """Random pairs with these values that are legal."""
+    compared: list[Compared] = []
+    while len(compared) < count:
+        pair = random_pair(rng, worlds, WITH_LINEARS)
+        pair = replace(pair, config=pair.config.model_copy(update=dict(values)))
+        shape = shape_of(pair.hf_config)
+        assert shape is not None
+        facts = facts_of(shape, group_of(pair.world_size), pair.world_size)
+        if why_illegal(pair.config, facts) is None:
+            compared.append(shown(compare(pair, shape, known)))
+    return compared
+
+
+def group_of(world_size: int) -> NodeGroup:
+    per_node = min(world_size, PER_NODE)
+    return parse_inventory(f"{world_size // per_node}x{per_node}xH100").group
 
 
 def run_measured(count: int, worlds: Sequence[int], rng: random.Random, known: Recorded) -> list[Compared]:
@@ -308,6 +349,10 @@ def main() -> None:
                 arguments.options, option, rng, known
             )
             for option in OPTIONS
+        },
+        **{
+            name: run_split(2 * arguments.options, worlds, values, rng, known)
+            for name, (worlds, values) in SPLIT.items()
         },
     }
     groups = {name: compared for name, compared in groups.items() if compared}

@@ -45,6 +45,8 @@ class Facts:
     intermediate_size: int = 0
     """Width of the feed-forward part."""
     num_experts: int = 1
+    sliding_window: int | None = None
+    """Tokens that attention looks back over in some layers; None where it sees all in every one."""
     global_batch_size: int | None = None
     """Sequences per optimizer step that are asked for; None: whatever comes."""
     global_batch_tolerance: float = 0.10
@@ -308,6 +310,18 @@ PROBED: tuple[Constraint, ...] = (
         ("tensor_parallel_size",),
         lambda c, f: (_tensor(c) > 1) & (f.num_experts > 1),
         lambda c, f: "no engine probes tensor parallelism of experts yet",
+    ),
+    Constraint(
+        "window",
+        ("tensor_parallel_size", "context_parallel_size", "sequence_length"),
+        lambda c, f: (
+            ((_tensor(c) > 1) | (c.count("context_parallel_size") > 1))
+            & (c.count("sequence_length") >= (np.inf if f.sliding_window is None else f.sliding_window))
+        ),
+        lambda c, f: (
+            f"some layers look back over {f.sliding_window} tokens only, which tensor and context "
+            f"parallelism do not do yet; use a shorter {_named(c, 'sequence_length')}"
+        ),
     ),
     Constraint(
         "float8_tokens",

@@ -88,14 +88,10 @@ class Sequences:
         return whole
 
 
-def split_sequences(model: Any, group: dist.ProcessGroup, sequence_length: int) -> Sequences:
+def split_sequences(model: Any, group: dist.ProcessGroup) -> Sequences:
     """Have a Hugging Face model attend across the ranks of `group`. Raises ModelUnusable where it cannot."""
-    config: Any = getattr(model, "config", None)
     if not hasattr(model, "set_attn_implementation"):
         raise ModelUnusable("context parallelism needs a Hugging Face model, whose attention can be replaced")
-    window = getattr(config, "sliding_window", None)
-    if window is not None and window < sequence_length and getattr(config, "use_sliding_window", True):
-        raise ModelUnusable("context parallelism here is of full attention, and this model has a window")
     from transformers import AttentionInterface
 
     sequences = Sequences(group)

@@ -11,7 +11,7 @@ from torch import nn
 LEAST_BYTES = 1 << 20
 """Smaller tensors are not worth a copy."""
 
-Identity = tuple[int, int, torch.Size, tuple[int, ...], torch.dtype, int]
+Identity = tuple[int, int | torch.SymInt, torch.Size, tuple[int, ...], torch.dtype, int]
 Copier = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -13,7 +13,7 @@ from trials.context_parallel import split_sequences
 from trials.contract.config import TrainingConfig
 from trials.data import Batch
 from trials.mesh import CONTEXT, TENSOR, Mesh
-from trials.model import BuiltModel
+from trials.model import BuiltModel, ModelUnusable
 from trials.tensor_parallel import parallelise, with_positions
 
 
@@ -29,13 +29,26 @@ class Split:
 
 def split_model(built: BuiltModel, mesh: Mesh, config: TrainingConfig) -> Split:
     """Split the model as its configuration says, before an engine shards it. Raises ModelUnusable."""
+    if config.tensor_parallel_size * config.context_parallel_size > 1:
+        _require_full_attention(built.module, config.sequence_length)
     if config.tensor_parallel_size > 1:
         parallelise(built, mesh[TENSOR])
         return Split(with_positions, loss_parallel)
     if config.context_parallel_size > 1:
-        sequences = split_sequences(built.module, mesh[CONTEXT].get_group(), config.sequence_length)
+        sequences = split_sequences(built.module, mesh[CONTEXT].get_group())
         return Split(sequences.split)
     return Split()
+
+
+def _require_full_attention(model: nn.Module, sequence_length: int) -> None:
+    """Masks are made of the tokens that a rank has, so there must be no need of any. Raises ModelUnusable."""
+    config = getattr(model, "config", None)
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window <= sequence_length and getattr(config, "use_sliding_window", True):
+        raise ModelUnusable(
+            f"attention of this model looks back over {window} tokens in some layers, which sequences that "
+            f"are split over ranks do not do yet; use fewer than {window}"
+        )
 
 
 def write_part(parameter: nn.Parameter, full: torch.Tensor) -> None:

@@ -1,12 +1,16 @@
 """`StorageTracker`: the bytes that are alive while a program runs on fake tensors, and where they peak."""
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._op_schema import OpSchema
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -14,6 +18,10 @@ IN_PLACE_OTHERWISE = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.index_
 """What autograd's engine does in place unless a dispatch mode looks on: it adds up gradients (`accumulate` in
 torch/csrc/autograd/input_buffer.cpp) and scatters them (`index_backward` in FunctionsManual.cpp). A view,
 such as the gradient of nn.Linear's weight, shares its storage and is left alone."""
+
+
+ON_THE_WAY = ("torch/_compile.py", "torch/_dynamo/eval_frame.py", "torch/distributed/tensor/_dispatch.py")
+"""Files of torch whose frames lie between the one who calls an operator and a dispatch mode."""
 
 
 class StorageTracker(TorchDispatchMode):
@@ -31,6 +39,8 @@ class StorageTracker(TorchDispatchMode):
         """Phase → the most that was alive in it."""
         self._sizes: dict[int, int] = {}
         self._phase = ""
+        self._only_shapes = False
+        """Whether DTensor runs an operator on tensors of whole size, to learn the shape of its result."""
 
     def count(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:
@@ -48,9 +58,13 @@ class StorageTracker(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # which has it take itself apart into operators that are seen here
         result = func(*args, **(kwargs or {}))
         if func in IN_PLACE_OTHERWISE and _is_engine_of_autograd() and not args[0]._is_view():
             self._take_over(result, args[0])
+        if self._only_shapes:
+            return result
         for leaf in tree_iter(result):
             if isinstance(leaf, torch.Tensor):
                 self._add(leaf)
@@ -89,22 +103,37 @@ class StorageTracker(TorchDispatchMode):
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Active, resizes included, which no operator does: FSDP frees and fills its buffers so."""
-        storage_type: Any = torch.UntypedStorage  # whose methods a type checker lets nobody replace
+        # Types whose methods a type checker lets nobody replace; torch has no hook for either.
+        storage_type: Any = torch.UntypedStorage
+        propagator_type: Any = ShardingPropagator
         resize = storage_type.resize_
 
         def resize_and_tell(storage: torch.UntypedStorage, size: int) -> None:
             resize(storage, size)
             self._resized(storage)
 
-        # torch has no hook for a resize.
+        propagate = propagator_type._propagate_tensor_meta_non_cached
+
+        def propagate_untold(propagator: ShardingPropagator, schema: OpSchema) -> Any:
+            self._only_shapes = True
+            try:
+                return propagate(propagator, schema)
+            finally:
+                self._only_shapes = False
+
         storage_type.resize_ = resize_and_tell
+        propagator_type._propagate_tensor_meta_non_cached = propagate_untold
         try:
             with self:
                 yield
         finally:
             storage_type.resize_ = resize
+            propagator_type._propagate_tensor_meta_non_cached = propagate
 
 
 def _is_engine_of_autograd() -> bool:
-    """Whether the backward runs, and nothing that is recomputed in it."""
-    return torch._C._current_graph_task_id() >= 0 and not torch.is_grad_enabled()
+    """Whether autograd's engine called the operator: no Python of a backward, nor what it recomputes."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.endswith(ON_THE_WAY):
+        frame = frame.f_back
+    return frame is not None and frame.f_code is torch.autograd.graph._engine_run_backward.__code__

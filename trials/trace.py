@@ -7,7 +7,7 @@ a probe would use, for one rank of its world. The bytes of all tensors are count
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from trials.command import BadInput, run_command
 from trials.contract.capabilities import ENGINE_OF_SHARDING
@@ -86,6 +87,8 @@ def _require_traceable(request: ProbeRequest) -> None:
         raise BadInput("a trace counts every tensor, and cannot tell which are in CPU memory")
     if config.optimizer == "adafactor":
         raise BadInput("Adafactor reads what its tensors hold, which fake ones do not have")
+    if config.sharding == "ddp" and request.world_size > config.tensor_parallel_size:
+        raise BadInput("DDP does not run on fake tensors; the trace of one rank lacks only its buckets")
     if config.pipeline_parallel_size > 1:
         raise BadInput("a trace is of one rank alone, and a stage of a pipeline waits for the others")
 
@@ -191,28 +194,44 @@ def as_with_real_tensors() -> Iterator[None]:
 
     When it sees a fake it takes packed sequences for granted, and the mask that it makes for them excludes
     the fused kernels and repeats keys and values for all heads. And torch's grouped matmul of experts has
-    no fake for fp32; the library's fallback has, and returns the same.
+    no fake for fp32; the library's fallback has, and returns the same. A causal bias is a kind of tensor that
+    no fake can be: without one the same tensors are kept. Meshes look ranks up in their tensors.
     """
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import masking_utils
     from transformers.integrations import moe
 
+    from trials import context_parallel
+
+    concatenate = DeviceMesh._concatenate  # FSDP2's, for parameters that tensor parallelism has split
+
+    def concatenate_real(meshes: list[DeviceMesh]) -> DeviceMesh:
+        with unset_fake_temporarily():
+            return concatenate(meshes)
+
     with ExitStack() as stack:
-        for module, name, value in (
-            (masking_utils, "find_packed_sequence_indices", None),
-            (moe, "_can_use_grouped_mm", False),
+        for owner, name, function in (
+            (masking_utils, "find_packed_sequence_indices", _answering(None)),
+            (moe, "_can_use_grouped_mm", _answering(False)),
+            (context_parallel, "causal_lower_right", _answering(None)),
+            (DeviceMesh, "_concatenate", staticmethod(concatenate_real)),
         ):
-            stack.enter_context(_answering(module, name, value))
+            stack.enter_context(_replaced(owner, name, function))
         yield
+
+
+def _answering(value: object) -> Callable[..., object]:
+    return lambda *_args, **_kwargs: value
 
 
 @contextmanager
-def _answering(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    function = getattr(module, name)
-    setattr(module, name, lambda *_args, **_kwargs: value)
+def _replaced(owner: ModuleType | type, name: str, function: object) -> Iterator[None]:
+    before = vars(owner)[name]
+    setattr(owner, name, function)
     try:
         yield
     finally:
-        setattr(module, name, function)
+        setattr(owner, name, before)
 
 
 def _layer_pattern(request: ProbeRequest) -> tuple[int, int]:

@@ -57,7 +57,12 @@ def activations(case: Case) -> Activations:
     if case.shape.measured is not None:
         terms = MeasuredTerms(case, case.shape.measured)
         derived = replace(derived, saved=terms.kept, touched=terms.touched)
-    return replace(derived, saved=derived.saved + ~case.checkpoints * gathered_keys(case))
+    keys = gathered_keys(case)
+    return replace(
+        derived,
+        saved=derived.saved + ~case.checkpoints * keys,
+        recomputed=derived.recomputed + case.checkpoints * keys,
+    )
 
 
 def gathered_keys(case: Case) -> Floats:

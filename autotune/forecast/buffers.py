@@ -12,8 +12,8 @@ from trials.contract.constants import engine_constants
 
 
 def sharded_gradients(case: Case, held: Parameters, state: States) -> Floats:
-    """Those that are there before the root's, which FSDP shards last of all."""
-    return state.gradients - coming_gradients(case, held.trainable_root)
+    """Those that are there before the root's, which FSDP shards last of all; none that are offloaded."""
+    return np.maximum(state.gradients - coming_gradients(case, held.trainable_root), 0.0)
 
 
 def coming_gradients(case: Case, parameters: Floats) -> Floats:

@@ -34,17 +34,20 @@ class ForecastConstants:
     """The same where the logits are fp32 already. Traced."""
     loss_backward_bytes: float = 12
     """Log-softmax and two gradients, in fp32. Traced."""
-    parallel_loss: float = 16 / 12
-    """Times more of both with `loss_parallel` of DTensor: 16 bytes in its backward instead of 12. Traced."""
+    parallel_loss_more_bytes: float = 4
+    """More of both with `loss_parallel` of DTensor: one fp32 intermediate more is alive. Traced."""
+    whole_streams_alive: int = 3
+    """Hidden states of all tokens in the compute format, while tensor-parallel ranks gather the gradient of
+    what the feed-forward part puts out, or the embedding; one more while that of attention is. Traced."""
     loss_chunks: int = 8
     """Pieces of `loss=chunked`. Read: torchtitan's default."""
     head_norm_transient_bytes: float = 18
     """Per token and hidden unit, while the backward passes the final norm. Traced."""
     score_transient_bytes: float = 10
     """Per score of eager attention, in its backward: two fp32 gradients and one in bf16. Reasoned."""
-    key_gradients_alive: int = 2
+    key_gradients_alive: float = 1.5
     """Whole-sequence pairs of gradients of K and V that context parallelism holds at a time: the kernel's,
-    and the parts that are sent. Reasoned."""
+    and of one of them the parts that are sent. Traced."""
     offloaded_layers_alive: int = 2
     """Layers whose activations are on the device under `offload=activations`. Reasoned."""
     deepspeed_max_live_parameters: float = 1e9

@@ -3,7 +3,7 @@
 import numpy as np
 
 from autotune.forecast import buffers, phases
-from autotune.forecast.activations import Activations
+from autotune.forecast.activations import Activations, gathered_keys
 from autotune.forecast.case import Case
 from autotune.forecast.measured import MeasuredTerms
 from autotune.forecast.phases import Phase
@@ -29,7 +29,9 @@ def measured_phases(
     finished = case.is_fsdp | ~persist
     gathered, bucket = buffers.gathered(case, held, head), buffers.bucket(case)
     standing = buffers.standing_bucket(case)
-    layer = terms.most("backward", finished) + phases.context_transient(case)
+    layer = (
+        terms.most("backward", finished) + phases.key_gradients(case) + case.checkpoints * gathered_keys(case)
+    )
     layer = layer + phases.dequantised(case) + phases.fake_quantised(case) * case.checkpoints
     pieces = phases.loss_share(case) * stage.has_loss
     waits = buffers.waiting_head(case, head)

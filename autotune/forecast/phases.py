@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autotune.forecast.activations import Activations, gathered_keys, whole_keys
+from autotune.forecast.activations import Activations, whole_keys
 from autotune.forecast.buffers import (
     Gathered,
     bucket,
@@ -79,7 +79,7 @@ def phases(
     buffers, standing = bucket(case), standing_bucket(case)
     # Checkpointing casts the weights of a layer anew when it is recomputed.
     recomputed = acts.recomputed + copies.of_one_layer * case.checkpoints
-    layer = _layer_backward(case, acts) + context_transient(case)
+    layer = _layer_backward(case, acts)
     leaving = acts.stream * case.autocasts * stage.has_loss  # the hidden states, which the head reads cast
     return (
         (StepPhase.FORWARD, Phase(before + loose.in_loss, np.zeros(1), shared.at_start + standing)),
@@ -174,17 +174,22 @@ def after_layers(
     """The moments when no layer is left to go backward."""
     twice = ~case.is_fsdp & (gradients_persist(case) | case.is_zero | case.shape.tied_embeddings)
     before = sharded_gradients(case, held, state)
+    gathered_stream = (case.tensor > 1) * case.constants.whole_streams_alive * _whole_stream(case)
     return (
         (
             StepPhase.EMBEDDING,
-            Phase(before, waiting, acts.stream + shared.after_layers + buffers),
+            Phase(before, waiting, acts.stream + gathered_stream + shared.after_layers + buffers),
         ),
         (
             StepPhase.EMBEDDING,
             Phase(
                 before + waits,
                 waiting,
-                acts.stream + twice * _embedding_gradient(case, held) + shared.at_root + buffers,
+                acts.stream
+                + twice * _embedding_gradient(case, held)
+                + _whole_embedding_gradient(case, held)
+                + shared.at_root
+                + buffers,
             ),
         ),
         (StepPhase.EMBEDDING, Phase(before, waiting, _tied_sum(case, held) + shared.at_sum + buffers)),
@@ -249,21 +254,21 @@ def fake_quantised(case: Case) -> Floats:
 def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
     """Logits, their copies and gradients, in forward and backward.
 
-    Tensor-parallel ranks divide them by the vocabulary, and hold a third more of their parts for the way
-    DTensor computes the loss.
+    Tensor-parallel ranks divide them by the vocabulary, and hold one part more.
     """
     constants = case.constants
     entries = stage.has_loss * case.tokens * case.shape.vocab_size * loss_share(case)
     # A softcap of the logits keeps the tanh of each, in their format.
     softcap = case.bytes.compute * (case.shape.model_type == "gemma2")
     forward = np.where(case.mode == SINGLE, constants.loss_forward_fp32_bytes, constants.loss_forward_bytes)
-    return (forward + softcap) * entries, (constants.loss_backward_bytes + softcap) * entries
+    more = softcap + constants.parallel_loss_more_bytes * (case.tensor > 1)
+    return (forward + more) * entries, (constants.loss_backward_bytes + more) * entries
 
 
 def loss_share(case: Case) -> Floats:
     """Share of the logits that a rank has at a time."""
-    parallel: Floats = np.where(case.tensor > 1, case.constants.parallel_loss / case.tensor, 1.0)
-    return parallel / loss_pieces(case)
+    share: Floats = 1 / (case.tensor * loss_pieces(case))
+    return share
 
 
 def loss_pieces(case: Case) -> Floats:
@@ -298,11 +303,31 @@ def _layer_backward(case: Case, acts: Activations) -> Floats:
     made, kept = _fresh_bytes(case) * trains, _kept_bytes(case) * trains
     added_up = gradients_persist(case) & ~case.is_fsdp
     fed_forward = np.where(added_up, 0.0, kept) * (3 if case.shape.gated_mlp else 2)
-    moments = [acts.down + made, acts.product + kept, acts.attention + fed_forward, acts.other]
+    attention = acts.attention + fed_forward + key_gradients(case)
+    moments = [acts.down + made, acts.product + kept, attention, acts.other]
     if case.shape.num_experts > 1:  # the gradients of all experts are one tensor
         moments.append(acts.experts + 2 * made + kept)
+    if (case.tensor > 1).any():
+        moments.append((case.tensor > 1) * _gathering_gradient(case, acts))
     most: Floats = np.maximum.reduce(np.broadcast_arrays(*moments))
     return most + dequantised(case)
+
+
+def _gathering_gradient(case: Case, acts: Activations) -> Floats:
+    """While tensor-parallel ranks gather the gradient of a part's output, of which each has some tokens.
+
+    That of the feed-forward part comes first, and a layer is recomputed when it is there.
+    """
+    whole = _whole_stream(case)
+    cast = case.autocasts * whole / case.tensor
+    gathering = cast + case.constants.whole_streams_alive * whole
+    fed_forward = acts.stream + np.where(case.has("activation_checkpointing", "full"), whole, gathering)
+    return np.maximum(fed_forward, acts.attention + gathering + whole)
+
+
+def _whole_stream(case: Case) -> Floats:
+    """Hidden states of all tokens of a microbatch, as tensor-parallel ranks gather them."""
+    return case.bytes.compute * case.tokens * case.shape.hidden_size
 
 
 def dequantised(case: Case) -> Floats:
@@ -311,17 +336,19 @@ def dequantised(case: Case) -> Floats:
     return ~case.has("base_weights", "native") * case.bytes.compute * largest / case.tensor
 
 
-def context_transient(case: Case) -> Floats:
-    """Gradients of keys and values gathered from context-parallel ranks; and themselves, where a layer is
-    recomputed.
-    """
-    alive = case.constants.key_gradients_alive * whole_keys(case) + case.checkpoints * gathered_keys(case)
-    return (case.context > 1) * alive
+def key_gradients(case: Case) -> Floats:
+    """Gradients of keys and values that were gathered from context-parallel ranks."""
+    return (case.context > 1) * case.constants.key_gradients_alive * whole_keys(case)
 
 
 def _embedding_gradient(case: Case, held: Parameters) -> Floats:
     """The gradient of the vocabulary matrix that comes last and is added to, or copied into, another."""
     return ~case.is_lora * _kept_bytes(case) * held.vocabulary
+
+
+def _whole_embedding_gradient(case: Case, held: Parameters) -> Floats:
+    """What DTensor makes of it on every tensor-parallel rank, before each takes its part."""
+    return (case.tensor > 1) * case.tensor * _embedding_gradient(case, held)
 
 
 def _fresh_bytes(case: Case) -> Floats:

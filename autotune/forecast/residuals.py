@@ -50,7 +50,7 @@ SPEED = Prior(
 )
 MEMORY = Prior(
     common=0.12,
-    levels=(0.012, 0.04, 0.12, 0.35),
+    levels=(0.02, 0.06, 0.2, 0.5),
     own=(0.012, 0.03, 0.072, 0.18),
     expected=0.036,
     noise=0.003,

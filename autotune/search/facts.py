@@ -28,6 +28,7 @@ def facts_of(
         tied_embeddings=shape.tied_embeddings,
         intermediate_size=shape.intermediate_size,
         num_experts=shape.num_experts,
+        sliding_window=shape.sliding_window,
         global_batch_size=global_batch_size,
         global_batch_tolerance=global_batch_tolerance,
         to_probe=to_probe,

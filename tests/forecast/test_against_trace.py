@@ -28,6 +28,7 @@ GPT2 = {
 }  # fmt: skip
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 TIED = {"tie_word_embeddings": True, "vocab_size": 100_000}
+KEYS = {"num_key_value_heads": 8, "vocab_size": 2000}
 FEW = {"micro_batch_size": 1, "sequence_length": 128}
 CASES = [
     ("llama", {}, 1, {}),
@@ -55,6 +56,24 @@ CASES = [
     ("llama", TIED, 1, {**FEW, "precision": "bf16", "gradient_accumulation_steps": 2}),
     ("llama", TIED, 4, {**FEW, "sharding": "fsdp", "gradient_accumulation_steps": 2}),
     ("llama", {"vocab_size": 100_000}, 4, {**FEW, "sharding": "fsdp", "precision": "bf16"}),
+    # What ranks share: nodes that are replicas, matmuls, sequences.
+    ("llama", {}, 16, {"sharding": "hsdp"}),
+    ("llama", {}, 2, {"sharding": "fsdp", "tensor_parallel_size": 2}),
+    (
+        "llama",
+        {"vocab_size": 128_256},
+        8,
+        {"sharding": "fsdp", "tensor_parallel_size": 2, "precision": "fp32"},
+    ),
+    (
+        "llama",
+        KEYS,
+        4,
+        {"tensor_parallel_size": 4, "activation_checkpointing": "full", "precision": "bf16_pure"},
+    ),
+    ("llama", {}, 2, {"sharding": "fsdp", "context_parallel_size": 2}),
+    ("llama", KEYS, 8, {"sharding": "fsdp", "context_parallel_size": 4, "precision": "fp32"}),
+    ("llama", KEYS, 4, {"sharding": "fsdp", "context_parallel_size": 4, "activation_checkpointing": "full"}),
 ]
 
 
@@ -69,6 +88,7 @@ def test_peaks_agree(family, sizes, world_size, fields):
             model=ModelSpec(name=family, hf_config=hf),
             config=config,
             world_size=world_size,
+            num_nodes=max(1, world_size // 8),
         )
     )
     shape = shape_of(hf)
@@ -76,6 +96,8 @@ def test_peaks_agree(family, sizes, world_size, fields):
     nodes = f"{max(1, world_size // 8)}x{min(world_size, 8)}xH100"
     phases = break_down(shape, parse_inventory(nodes).group, world_size, config).phases
     tensors = {phase: sum(parts.values()) - parts["fixed"] for phase, parts in phases.items()}
-    assert max(tensors.values()) == pytest.approx(traced.peak_bytes, rel=0.02)
+    # DTensor holds this and that beside what is derived.
+    tolerance = 0.03 if config.tensor_parallel_size > 1 else 0.02
+    assert max(tensors.values()) == pytest.approx(traced.peak_bytes, rel=tolerance)
     for phase in (StepPhase.FORWARD, StepPhase.STEP):
         assert tensors[phase] == pytest.approx(traced.phases[phase], rel=0.03)

@@ -79,6 +79,12 @@ def run(node: NodeGroup, cpus: NodeGroup) -> Callable[..., Forecast]:
     return run
 
 
+WIDE_VOCABULARY = ModelShape(
+    model_type="llama", num_parameters=92864, num_layers=1, hidden_size=64, intermediate_size=128,
+    num_heads=2, num_kv_heads=1, head_dim=32, vocab_size=1000, tied_embeddings=True, gated_mlp=False,
+    max_positions=None, other_parameters=64,
+)  # fmt: skip
+
 fast = settings(deadline=None, max_examples=60)
 
 
@@ -99,6 +105,15 @@ def test_parts_add_up_and_everything_is_a_figure(run, shape, machine, rows):
     if found.mfu is not None:
         assert (found.mfu > 0).all()
         assert (found.mfu < 1).all()
+
+
+def test_offloaded_gradients_are_not_taken_off_the_device_twice(run):
+    """Found by the property above: a vocabulary that outweighs the layers, so that the embedding decides."""
+    config = TrainingConfig(
+        micro_batch_size=1, sequence_length=8, sharding="fsdp", offload="optimizer_and_parameters"
+    )
+    found = run(WIDE_VOCABULARY, "cuda", config)
+    assert all((part >= 0).all() for part in found.parts.values())
 
 
 @fast

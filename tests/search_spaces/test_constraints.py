@@ -56,6 +56,16 @@ ILLEGAL = [
         "ties its head to its embedding",
     ),
     (
+        replace(ONE_NODE, to_probe=True, sliding_window=2048),
+        {"tensor_parallel_size": 2, "sharding": "fsdp", "sequence_length": 2048},
+        "look back over 2048 tokens only",
+    ),
+    (
+        replace(ONE_NODE, to_probe=True, sliding_window=1024),
+        {"context_parallel_size": 2, "sequence_length": 2048},
+        "look back over 1024 tokens only",
+    ),
+    (
         replace(ONE_NODE, to_probe=True, model_type="gemma2"),
         {"attention": "eager", "loss": "chunked"},
         "the cap on the logits of gemma2",

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from probes import TINY, factory_model, probe
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.parallel import loss_parallel
 
 from trials import trace
 from trials.command import BadInput
@@ -76,6 +79,18 @@ class TestTracker:
             loss.backward()
         assert tracker.peaks["backward"] >= 4 * weight.nbytes
 
+    def test_what_dtensor_does_inside_an_operator_is_counted(self) -> None:
+        """A part of the logits, its exponentials and the result; not the whole, of which it learns a shape."""
+        part_bytes = 4000
+        with trace._world(8), loss_parallel():
+            mesh = init_device_mesh("cpu", (8,))
+            logits = DTensor.from_local(torch.zeros(10, 100), mesh, [Shard(-1)], run_check=False)
+            tracker = StorageTracker()
+            with tracker.watching():
+                tracker.enter("all")
+                torch.log_softmax(logits, dim=-1)
+        assert 3 * part_bytes <= tracker.peaks["all"] < 8 * part_bytes
+
 
 @pytest.mark.parametrize(
     "request_",
@@ -123,8 +138,12 @@ def test_a_factory_is_traced_too() -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
+        ({"sharding": "ddp"}, "DDP does not run on fake tensors"),
         ({"sharding": "zero2"}, "DeepSpeed's ZeRO does not run on fake tensors"),
-        ({"pipeline_parallel_size": 2, "gradient_accumulation_steps": 2}, "a stage of a pipeline waits"),
+        (
+            {"sharding": "fsdp", "pipeline_parallel_size": 2, "gradient_accumulation_steps": 2},
+            "a stage of a pipeline waits",
+        ),
     ],
 )
 def test_what_cannot_be_traced_is_said(config: dict[str, object], reason: str) -> None:
