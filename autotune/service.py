@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from autotune.errors import (
     AutotuneError,
     BadInput,
     ExecutionUnavailable,
+    JobBusy,
     LeaseLost,
     MachineFault,
     NameInUse,
@@ -116,10 +117,13 @@ class Service:
             require_sampler(spec.sampler)
             self._require_free(spec.name)
             executor = self._executor(problem)
-        with executor:
+        with ExitStack() as stack:
+            stack.enter_context(executor)
             job = self._create(problem.spec)
-            with self._lease(job) as lease:
-                return self._drive(job, replace(problem, spec=job.spec), lease, executor, listener)
+            problem = replace(problem, spec=job.spec)
+            lease = stack.enter_context(self._lease(job))
+            with self._shown_on_dashboard(problem), stack.pop_all():
+                return self._drive(job, problem, lease, executor, listener)
 
     def run(self, name: str, listener: Listener) -> Answer:
         """Drive a job to its end, from wherever it stands; one that is finished just gives its answer.
@@ -134,7 +138,11 @@ class Service:
         if job.status not in RESUMABLE:
             raise BadInput(f"job {name!r} is {job.status}; `autotune show {name}` prints what it found")
         problem = work_out(job.spec)
-        with self._lease(job) as lease, self._executor(problem) as executor:
+        with (
+            self._shown_on_dashboard(problem),
+            self._lease(job) as lease,
+            self._executor(problem) as executor,
+        ):
             return self._drive(job, problem, lease, executor, listener)
 
     def answer(self, name: str) -> Answer:
@@ -295,20 +303,16 @@ class Service:
                 raise why_nothing(facts, problem.candidates)
             # Finished is final, so the recommendation goes first.
             repository.save_recommendation(lease, result.to_dict())
-            self._show_on_dashboard(problem, final)
             repository.set_status(lease, JobStatus.FINISHED, reason)
             return result
         except KeyboardInterrupt:
-            words = "interrupted; `autotune resume` goes on"
-            job = repository.set_status(lease, JobStatus.PAUSED, words)
-            self._show_on_dashboard(problem, job)
+            repository.set_status(lease, JobStatus.PAUSED, "interrupted; `autotune resume` goes on")
             raise
         except (LeaseLost, StorageUnavailable):  # there is nothing left to write to
             raise
         except Exception as error:
             words = str(error) if isinstance(error, AutotuneError) else f"{type(error).__name__}: {error}"
-            job = repository.set_status(lease, JobStatus.FAILED, words)
-            self._show_on_dashboard(problem, job)
+            repository.set_status(lease, JobStatus.FAILED, words)
             raise
 
     @cached_property
@@ -316,16 +320,34 @@ class Service:
         """Opened with the first study, for importing Optuna takes longer than most commands."""
         return optuna_storage(self._url)
 
-    def _show_on_dashboard(self, problem: Problem, job: Job) -> None:
-        """Let the Optuna dashboard show what a job came to.
-
-        All of it is recorded by now, so a page that cannot be drawn takes nothing away.
-        """
+    @contextmanager
+    def _shown_on_dashboard(self, problem: Problem) -> Iterator[None]:
+        """Let the Optuna dashboard show what a job came to, however it ended, once its probes have ended."""
         try:
-            facts = self._facts(job, problem)
+            yield
+        except (
+            LeaseLost,
+            JobBusy,
+            StorageUnavailable,
+        ):  # it is another driver's, or there is nothing to show
+            raise
+        except BaseException:
+            with suppress(KeyboardInterrupt):  # whoever is in a hurry need not wait, and learns what happened
+                self._show_on_dashboard(problem)
+            raise
+        else:
+            self._show_on_dashboard(problem)
+
+    def _show_on_dashboard(self, problem: Problem) -> None:
+        """All of it is recorded by now, so a page that cannot be drawn takes nothing away."""
+        name = problem.spec.name
+        try:
+            if name not in self._studies():
+                return
+            facts = self._facts(self.job(name), problem)
             result = answer(facts)
             shown = self._picture(facts, result)
-            figures = {name: draw(shown) for name, draw in PLOTS.items()}
+            figures = {plot: draw(shown) for plot, draw in PLOTS.items()}
             with self._study(problem, Knowledge()) as study:
                 study.publish(note(result, shown.explanation), figures)
         except Exception as error:

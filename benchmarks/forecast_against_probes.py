@@ -128,13 +128,14 @@ def probed(rows_per_case: int, seed: int) -> Iterator[Row]:
         yield from probed_on(world_size, [(PLAIN, name) for name in MODELS], rows_per_case, seed, rng)
 
 
-def probed_options(rows_per_option: int, options: Collection[str], seed: int) -> Iterator[Row]:
+def probed_options(rows_per_option: int, known: Collection[tuple[str, int]], seed: int) -> Iterator[Row]:
+    """Of each option and world that is not `known`."""
     rng = random.Random(seed)
     for world_size in sorted(SHARDINGS):
         here = [
             (name, option.model)
             for name, option in OPTIONS.items()
-            if world_size in option.worlds and name in options
+            if world_size in option.worlds and (name, world_size) not in known
         ]
         yield from probed_on(world_size, here, rows_per_option, seed, rng)
 
@@ -182,7 +183,7 @@ def all_rows(seeds: Sequence[int], rows_per_case: int, rows_per_option: int, rep
         yield from found or probed(rows_per_case, seed)
     found = [row for row in known if row.option != PLAIN]
     yield from found
-    yield from probed_options(rows_per_option, OPTIONS.keys() - {row.option for row in found}, seeds[0])
+    yield from probed_options(rows_per_option, {(row.option, row.case.world_size) for row in found}, seeds[0])
 
 
 def traced(request: ProbeRequest) -> int | None:

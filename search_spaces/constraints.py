@@ -320,7 +320,7 @@ PROBED: tuple[Constraint, ...] = (
         ),
         lambda c, f: (
             f"some layers look back over {f.sliding_window} tokens only, which tensor and context "
-            f"parallelism do not do yet; use a shorter {_named(c, 'sequence_length')}"
+            f"parallelism do not do yet; use a shorter sequence than {_named(c, 'sequence_length')}"
         ),
     ),
     Constraint(

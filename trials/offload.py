@@ -11,7 +11,7 @@ from torch import nn
 LEAST_BYTES = 1 << 20
 """Smaller tensors are not worth a copy."""
 
-Identity = tuple[int, int | torch.SymInt, torch.Size, tuple[int, ...], torch.dtype, int]
+Identity = tuple[object, ...]
 Copier = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -45,50 +45,46 @@ def _to_pinned_memory(tensor: torch.Tensor) -> torch.Tensor:
     return kept.copy_(tensor, non_blocking=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Packed:
     """A saved tensor, or its copy elsewhere."""
 
     tensor: torch.Tensor
     device: torch.device
     """Where it is read."""
-    restored: "weakref.ref[torch.Tensor] | None" = None
-    """What the last reader was given, which another shares while it lives."""
 
 
 @dataclass
 class OffloadedTensors:
-    """What one forward saved; several operators that save one tensor share its copy."""
+    """What one forward saved; operators that save the same numbers share one copy, however they see them."""
 
     stays: Callable[[torch.Tensor], bool]
     copy: Copier
-    _packed: dict[Identity, tuple["weakref.ref[torch.UntypedStorage]", Packed]] = field(default_factory=dict)
+    _copies: dict[Identity, tuple["weakref.ref[torch.UntypedStorage]", torch.Tensor]] = field(
+        default_factory=dict
+    )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has not annotated it
     def pack(self, tensor: torch.Tensor) -> Packed:
         if self.stays(tensor):
             return Packed(tensor, tensor.device)
         storage, identity = tensor.untyped_storage(), _identity(tensor)
-        known, packed = self._packed.get(identity, (None, None))
-        if known is None or packed is None or known() is not storage:  # or its address is another's by now
-            packed = Packed(self.copy(tensor), tensor.device)
-            self._packed[identity] = weakref.ref(storage), packed
-        return packed
+        known, copy = self._copies.get(identity, (None, None))
+        if known is None or copy is None or known() is not storage:  # or its address is another's by now
+            copy = self.copy(tensor)
+            self._copies[identity] = weakref.ref(storage), copy
+        return Packed(copy.view(tensor.size()), tensor.device)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has not annotated it
 def unpack(packed: Packed) -> torch.Tensor:
-    restored = packed.restored() if packed.restored is not None else None
-    if restored is None:
-        restored = packed.tensor.to(packed.device, non_blocking=True)
-        packed.restored = weakref.ref(restored)
-    return restored
+    return packed.tensor.to(packed.device, non_blocking=True)
 
 
 def _identity(tensor: torch.Tensor) -> Identity:
-    return (
-        tensor.untyped_storage()._cdata,
-        tensor.storage_offset(),
-        tensor.size(),
-        tensor.stride(),
-        tensor.dtype,
-        tensor._version,
-    )
+    """Equal for tensors that have the same numbers in the same order."""
+    layout: Identity = (tensor.numel(),)
+    if not tensor.is_contiguous():
+        layout = (tensor.size(), tensor.stride())
+    storage = tensor.untyped_storage()._cdata
+    return storage, tensor.storage_offset(), tensor.dtype, tensor._version, *layout

@@ -34,7 +34,10 @@ def measured_phases(
     )
     layer = layer + phases.dequantised(case) + phases.fake_quantised(case) * case.checkpoints
     pieces = phases.loss_share(case) * stage.has_loss
+    parallel_loss = phases.parallel_loss(case, stage)
     waits = buffers.waiting_head(case, head)
+    if (case.tensor > 1).any():
+        layer = np.maximum(layer, (case.tensor > 1) * phases.gathering_gradient(case, acts))
     layer = layer + waits
     loose = buffers.loose_gradients(case, stage, held, head)
     return (
@@ -52,7 +55,7 @@ def measured_phases(
             Phase(
                 before + loose.in_loss,
                 saved + copies.cached,
-                pieces * terms.most("head", finished) + gathered.in_loss + standing,
+                pieces * terms.most("head", finished) + parallel_loss + gathered.in_loss + standing,
             ),
         ),
         (
@@ -60,7 +63,7 @@ def measured_phases(
             Phase(
                 before + loose.in_loss,
                 saved,
-                pieces * terms.most("loss", finished) + gathered.in_loss + standing,
+                pieces * terms.most("loss", finished) + parallel_loss + gathered.in_loss + standing,
             ),
         ),
         (

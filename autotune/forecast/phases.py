@@ -261,8 +261,17 @@ def _loss(case: Case, stage: Stage) -> tuple[Floats, Floats]:
     # A softcap of the logits keeps the tanh of each, in their format.
     softcap = case.bytes.compute * (case.shape.model_type == "gemma2")
     forward = np.where(case.mode == SINGLE, constants.loss_forward_fp32_bytes, constants.loss_forward_bytes)
-    more = softcap + constants.parallel_loss_more_bytes * (case.tensor > 1)
-    return (forward + more) * entries, (constants.loss_backward_bytes + more) * entries
+    backward = constants.loss_backward_bytes + softcap
+    return (
+        (forward + softcap) * entries + parallel_loss(case, stage),
+        backward * entries + parallel_loss(case, stage),
+    )
+
+
+def parallel_loss(case: Case, stage: Stage) -> Floats:
+    """What DTensor holds of a tensor-parallel rank's part of the logits beside what is held otherwise."""
+    entries = stage.has_loss * case.tokens * case.shape.vocab_size * loss_share(case)
+    return case.constants.parallel_loss_more_bytes * (case.tensor > 1) * entries
 
 
 def loss_share(case: Case) -> Floats:
@@ -308,12 +317,12 @@ def _layer_backward(case: Case, acts: Activations) -> Floats:
     if case.shape.num_experts > 1:  # the gradients of all experts are one tensor
         moments.append(acts.experts + 2 * made + kept)
     if (case.tensor > 1).any():
-        moments.append((case.tensor > 1) * _gathering_gradient(case, acts))
+        moments.append((case.tensor > 1) * gathering_gradient(case, acts))
     most: Floats = np.maximum.reduce(np.broadcast_arrays(*moments))
     return most + dequantised(case)
 
 
-def _gathering_gradient(case: Case, acts: Activations) -> Floats:
+def gathering_gradient(case: Case, acts: Activations) -> Floats:
     """While tensor-parallel ranks gather the gradient of a part's output, of which each has some tokens.
 
     That of the feed-forward part comes first, and a layer is recomputed when it is there.

@@ -104,7 +104,7 @@ def explain(facts: Facts, answer: Answer, earlier: Calibration) -> JobExplanatio
         peak_bytes=chosen.peak_bytes,
         usable_bytes=case.usable_bytes,
         knobs=knobs,
-        rivals=tuple(rivals(facts, chosen)),
+        rivals=tuple(rivals(facts, chosen, case.forecast)),
         bounds=_bounds(case, knobs),
         speedup=chosen.speedup,
         no_speedup=baseline.reason,

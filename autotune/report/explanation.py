@@ -48,6 +48,7 @@ class Rival(Message):
     tokens_per_second: Estimate | None
     """None where it ran to no figure."""
     peak_bytes: int | None
+    """None where it ran out of memory, or was not seen to hold anything."""
     why_not: str
     """Why it is not what is recommended, in words."""
 
@@ -83,7 +84,7 @@ class JobExplanation(Message):
     knobs: tuple[Knob, ...]
     """The fields that the space searched, in its order."""
     rivals: tuple[Rival, ...]
-    """What came next, fastest first, then what would have been faster and does not fit."""
+    """What came next, fastest first, then what was or promised to be faster and does not fit or not run."""
     bounds: Bounds
     speedup: Estimate | None
     """Over the baseline."""

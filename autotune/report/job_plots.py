@@ -158,11 +158,15 @@ def history(picture: Picture) -> "Figure":
             trial.tokens_per_second if picture.fits(trial) and trial.sequence_length == length else 0.0
             for trial in picture.trials
         ]
+        bests = list(itertools.accumulate(own, max))
+        first = next((index for index, best in enumerate(bests) if best), len(bests))
+        if first == len(bests):
+            continue
         figure.add_trace(
             Scatter(
                 name=picture.named("best so far", length),
-                x=numbers,
-                y=list(itertools.accumulate(own, max)),
+                x=numbers[first:],
+                y=bests[first:],
                 mode="lines",
                 line={"shape": "hv", "color": colour},
             )
@@ -170,7 +174,10 @@ def history(picture: Picture) -> "Figure":
     baseline = next((t for t in picture.trials if t.number == picture.baseline), None)
     if baseline is not None and baseline.tokens_per_second:
         figure.add_hline(
-            y=baseline.tokens_per_second, line_dash="dash", line_color="gray", annotation_text="baseline"
+            y=baseline.tokens_per_second,
+            line_dash="dash",
+            line_color="gray",
+            annotation_text=picture.named("baseline", baseline.sequence_length),
         )
     return _titled(figure, picture, "history of the search", "trial", "tokens/s")
 

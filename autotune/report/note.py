@@ -1,10 +1,24 @@
 """The recommendation as Markdown: the note of its study in the Optuna dashboard."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from autotune.hardware.sizes import format_bytes
+from autotune.jobs import JobStatus
 from autotune.report.answer import Answer, Recommendation
 from autotune.report.explanation import JobExplanation
+
+ENDED: Mapping[JobStatus, str] = MappingProxyType(
+    {
+        JobStatus.QUEUED: "It waits: {}.",
+        JobStatus.RUNNING: "It goes on: {}.",
+        JobStatus.PAUSED: "The search stands still, and this is the best so far: {}.",
+        JobStatus.FINISHED: "The search ended because {}.",
+        JobStatus.FAILED: "The search failed, and this is the best so far: {}.",
+        JobStatus.CANCELLED: "The search was given up, and this is the best so far: {}.",
+    }
+)
+"""Status → how its reason is told."""
 
 
 def note(answer: Answer, explanation: JobExplanation | None) -> str:
@@ -24,7 +38,7 @@ def _lines(answer: Answer, explanation: JobExplanation | None) -> Iterator[str]:
         yield f"**Bound by {explanation.bounds.bound}**: {explanation.bounds.reason}."
     if answer.reason:
         yield ""
-        yield f"The search ended because {answer.reason}."
+        yield ENDED[answer.status].format(answer.reason)
     yield ""
     yield f"`autotune explain {answer.job}` says what each other choice would cost."
     yield "Trials with 0 tokens/s did not run to a figure; their `reason` says why."

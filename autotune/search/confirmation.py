@@ -16,6 +16,8 @@ CONTENDERS = 2
 """Leading configurations that must be confirmed, besides the baseline."""
 MOST_CONTENDERS = 5
 """The same, where confirmations fall behind the first probes of those that follow."""
+MOST_AT_OTHER_LENGTHS = 2
+"""Configurations that are tried at a length that is not the recommended one."""
 NEGLIGIBLE = 0.02
 """Share of speed given up for memory to spare, where the probes do not tell two configurations apart."""
 MAX_FAILURES = 3
@@ -156,8 +158,7 @@ def headline(contenders: Iterable[Contender], min_speed: float = 0.0) -> list[Co
 def due_for_confirmation(
     contenders: Sequence[Contender], baseline: Contender | None, min_speed: float = 0.0
 ) -> list[Contender]:
-    """Winner, runner-up and baseline, and whoever was faster at first than any of them turned out to be; of
-    every other length the fastest.
+    """Winner, runner-up and baseline, and whoever was faster at first than any of them turned out to be.
 
     The leaders are those of the first probes, whatever their confirmations say, so that each round goes
     through the same ones. Who fails makes room for the next one.
@@ -170,8 +171,20 @@ def due_for_confirmation(
             due.append(follower)
     if baseline is not None and baseline in leaders and baseline not in due:
         due.append(baseline)
-    others = (_by_first_probe(found)[0] for found in by_length(contenders).values())
-    return [*due, *(other for other in others if other not in leaders)]
+    return due
+
+
+def due_at_other_lengths(contenders: Sequence[Contender], min_speed: float = 0.0) -> list[Contender]:
+    """The fastest of every length but the headline's, and where it fails the one after it."""
+    leaders = headline(contenders, min_speed)
+    due = []
+    for length, found in by_length(contenders).items():
+        failed = [
+            c for c in contenders if c.config.sequence_length == length and len(c.results) > 1 and not c.holds
+        ]
+        if found[0] not in leaders and len(failed) < MOST_AT_OTHER_LENGTHS:
+            due.append(_by_first_probe(found)[0])
+    return due
 
 
 def _by_first_probe(contenders: Iterable[Contender]) -> list[Contender]:
@@ -181,9 +194,18 @@ def _by_first_probe(contenders: Iterable[Contender]) -> list[Contender]:
 def next_to_confirm(
     contenders: Sequence[Contender], baseline: Contender | None, min_speed: float = 0.0
 ) -> Contender | None:
-    """Who is probed next, or None when all that are due are confirmed."""
-    unconfirmed = [c for c in due_for_confirmation(contenders, baseline, min_speed) if not c.is_done]
-    return min(unconfirmed, key=lambda c: len(c.results), default=None)
+    """Who is probed next, or None when all that are due are confirmed.
+
+    What is recommended goes first: a budget that ends early takes the other lengths' rounds.
+    """
+    for due in (
+        due_for_confirmation(contenders, baseline, min_speed),
+        due_at_other_lengths(contenders, min_speed),
+    ):
+        unconfirmed = [c for c in due if not c.is_done]
+        if unconfirmed:
+            return min(unconfirmed, key=lambda c: len(c.results))
+    return None
 
 
 def speedup(winner: Contender, baseline: Contender) -> Estimate:

@@ -9,9 +9,11 @@ from statistics import median
 from autotune.execution.executor import Executor
 from autotune.search.candidates import Candidates
 from autotune.search.confirmation import (
+    MOST_AT_OTHER_LENGTHS,
     MOST_CONTENDERS,
     ROUNDS,
     Contender,
+    due_at_other_lengths,
     due_for_confirmation,
     gather_contenders,
     next_to_confirm,
@@ -71,7 +73,7 @@ class SearchLoop:
         """`request` makes the request of a probe by its name, configuration and plan; `measured` is what the
         job has committed so far; `seconds_before` is what its earlier drivers spent; `known` is what other
         jobs measured, in the order in which it is to be taken over; `min_speed` is the share of the fastest
-        length's tokens/s that a length has to reach to be confirmed.
+        length's tokens/s that a length has to reach to be recommended.
         """
         self._candidates = candidates
         self._baseline = baseline
@@ -200,7 +202,8 @@ class SearchLoop:
 
     def _confirm(self) -> None:
         lengths = len({contender.config.sequence_length for contender in self.contenders()})
-        for _ in range((MOST_CONTENDERS + SPARE_CONTENDERS + lengths) * ROUNDS):
+        most = MOST_CONTENDERS + SPARE_CONTENDERS + MOST_AT_OTHER_LENGTHS * (lengths - 1)
+        for _ in range(most * ROUNDS):
             due = next_to_confirm(*self._rivals(), self._min_speed)
             if due is None or self._is_spent():
                 return
@@ -282,7 +285,9 @@ class SearchLoop:
         if not measured:
             return 0.0
         warm = [trial.seconds for trial in measured if trial.number > 0]
-        probes = ROUNDS * len(due_for_confirmation(*self._rivals(), self._min_speed))
+        contenders, baseline = self._rivals()
+        due = due_for_confirmation(contenders, baseline, self._min_speed)
+        probes = ROUNDS * len([*due, *due_at_other_lengths(contenders, self._min_speed)])
         needed = probes * median(warm or [trial.seconds for trial in measured])
         return min(needed, budget_seconds * MAX_RESERVE)
 

@@ -5,7 +5,7 @@ from autotune.search.confirmation import (
     Contender,
     best_first,
     by_length,
-    due_for_confirmation,
+    due_at_other_lengths,
     headline,
     is_tie,
     next_to_confirm,
@@ -108,11 +108,25 @@ def test_only_the_longest_length_that_holds_competes():
     assert [c.trial for c in headline([short, long])] == [1]
 
 
-def test_the_fastest_of_every_other_length_is_confirmed_too():
+def test_the_fastest_of_every_other_length_is_confirmed_when_the_headline_is():
     short, shorter = contender(0, 200, length=64), contender(1, 190, length=64)
     long, longer = contender(2, 50, length=128), contender(3, 45, length=128)
-    done = contender(4, 40, 40, 40, 40, length=256)
-    assert due_for_confirmation([short, shorter, long, longer, done], done) == [done, short, long]
+    begun, done = contender(4, 40, 40, 40, length=256), contender(4, 40, 40, 40, 40, length=256)
+    assert next_to_confirm([short, shorter, long, longer, begun], begun) is begun
+    assert next_to_confirm([short, shorter, long, longer, done], done) is short
+    halfway = contender(0, 200, 200, length=64)
+    assert next_to_confirm([halfway, shorter, long, longer, done], done) is long
+    confirmed = [contender(0, *[200] * 4, length=64), contender(2, *[50] * 4, length=128)]
+    assert next_to_confirm([*confirmed, shorter, longer, done], done) is None
+
+
+def test_a_length_where_nothing_survives_is_given_up():
+    """Else the confirmations of what is recommended would have to wait for all of it."""
+    out = result(0, outcome=Outcome.OUT_OF_MEMORY)
+    failed = [Contender(n, contender(n, 90).config, {0: result(90), 1: out}, USABLE) for n in (0, 1)]
+    third, headline_one = contender(2, 80), contender(3, *[40] * 4, length=128)
+    assert due_at_other_lengths([failed[0], third, headline_one]) == [third]
+    assert due_at_other_lengths([*failed, third, headline_one]) == []
 
 
 def test_speedup_is_taken_round_by_round():

@@ -232,12 +232,13 @@ class TestOffloadedActivations:
         plain = ((weight * 2).sigmoid() ** 2).sum()
         plain.backward()
         expected, weight.grad = weight.grad, None
-        store = OffloadedTensors(lambda tensor: tensor is weight, copy)
+        store = OffloadedTensors(lambda tensor: tensor.data_ptr() == weight.data_ptr(), copy)
         with torch.autograd.graph.saved_tensors_hooks(store.pack, unpack):
             twice = weight * 2
             squashed = twice.sigmoid()  # saves its output, which the square saves as its input
-            loss = (squashed**2).sum()
-        assert len(copies) == 1
+            loss = (squashed.view(64) ** 2).sum()
+            _ = weight.exp().detach(), weight**2  # which saves the weight itself
+        assert len(copies) == 2  # the exponential's too
         loss.backward()
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, expected)

@@ -80,7 +80,7 @@ class TestTracker:
         assert tracker.peaks["backward"] >= 4 * weight.nbytes
 
     def test_what_dtensor_does_inside_an_operator_is_counted(self) -> None:
-        """A part of the logits, its exponentials and the result; not the whole, of which it learns a shape."""
+        """A part of the logits, its exponentials and the result; not the whole, whose shape it learns."""
         part_bytes = 4000
         with trace._world(8), loss_parallel():
             mesh = init_device_mesh("cpu", (8,))
