@@ -98,7 +98,8 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
         JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
         # Running follows running when a new driver goes on where one died without a word.
-        JobStatus.RUNNING: frozenset(set(JobStatus) - {JobStatus.QUEUED}),
+        # Queued follows it when a worker gives a job back, for another to go on with.
+        JobStatus.RUNNING: frozenset(JobStatus),
         JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLED}),
         JobStatus.FINISHED: frozenset(),
         JobStatus.FAILED: frozenset({JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLED}),

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+from autotune.jobs import JobStatus
 from autotune.storage.owner import Owner
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
@@ -18,6 +20,36 @@ class Lease:
     """Fencing token: a later lease of the same job has a larger one, and only the latest may write."""
     ttl_s: float
     expires_at: datetime
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """A job as a list shows it."""
+
+    id: int
+    name: str
+    status: JobStatus
+    reason: str | None
+    model: str
+    gpus: str
+    ceiling_bytes: int
+    created_at: datetime
+    updated_at: datetime
+    spent_s: float
+    tokens_per_second: float | None
+    """Of its recommendation, once it has one."""
+    speedup: float | None
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """One thing that happened to a job."""
+
+    id: int
+    """Larger than those of all that happened to it before."""
+    kind: str
+    data: dict[str, Any]
+    created_at: datetime
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,25 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from autotune.errors import JobBusy, LeaseLost, NameInUse, NoSuchJob
+from autotune.errors import BadInput, JobBusy, LeaseLost, NameInUse, NoSuchJob
 from autotune.jobs import Job, JobSpec, JobStatus, check_transition
 from autotune.storage.engine import create_engine
+from autotune.storage.events import Events
 from autotune.storage.faults import mapped_errors
 from autotune.storage.migrations import migrate
 from autotune.storage.owner import Owner
 from autotune.storage.reading import read_job, read_measurement, read_owner
-from autotune.storage.records import Lease, Measurement
-from autotune.storage.tables import JobRow, MeasurementRow, RecommendationRow
+from autotune.storage.records import JobSummary, Lease, Measurement
+from autotune.storage.summaries import select_summaries
+from autotune.storage.tables import EventRow, JobRow, MeasurementRow, RecommendationRow
+from autotune.storage.tokens import Tokens
 from trials.contract.config import TrainingConfig
 from trials.contract.message import nearest
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import Outcome
+
+STATUS = "status"
+"""Kind of the event of a new status."""
 
 
 def utc_now() -> datetime:
@@ -44,6 +50,8 @@ class Repository:
         """Open the database at `url`, a SQLAlchemy URL of SQLite or PostgreSQL."""
         self._engine = create_engine(url)
         self._clock = clock
+        self.events = Events(self._transaction, clock)
+        self.tokens = Tokens(self._transaction, clock)
         try:
             migrate(self._engine)
         except BaseException:
@@ -61,8 +69,13 @@ class Repository:
 
     # Jobs
 
-    def create_job(self, spec: JobSpec) -> Job:
-        """Record a queued job; raises NameInUse where there is one of that name."""
+    def create_job(
+        self, spec: JobSpec, *, for_workers: bool = False, idempotency_key: str | None = None
+    ) -> Job:
+        """Record a queued job; raises NameInUse where there is one of that name, or of that key.
+
+        `for_workers`: whether `claim` hands it out.
+        """
         now = self._clock()
         row = JobRow(
             name=spec.name,
@@ -70,6 +83,8 @@ class Repository:
             status=JobStatus.QUEUED,
             created_at=now,
             updated_at=now,
+            for_workers=for_workers,
+            idempotency_key=idempotency_key,
         )
         with self._transaction() as session:
             session.add(row)
@@ -77,7 +92,14 @@ class Repository:
                 session.flush()
             except IntegrityError as error:
                 raise name_in_use(spec.name) from error
+            self._happened(session, row)
             return self._job(row)
+
+    def submitted_as(self, idempotency_key: str) -> Job | None:
+        """Return the job whose submission was marked so."""
+        with self._transaction() as session:
+            row = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
+            return None if row is None else self._job(row)
 
     def job(self, name: str) -> Job:
         """Return the job of that name; raises NoSuchJob, which names the nearest."""
@@ -92,6 +114,25 @@ class Repository:
         """Return all jobs, oldest first."""
         with self._transaction() as session:
             return [self._job(row) for row in session.scalars(select(JobRow).order_by(JobRow.id))]
+
+    def summaries(
+        self, *, limit: int, before: int | None = None, status: JobStatus | None = None, named: str = ""
+    ) -> list[JobSummary]:
+        """Return up to `limit` jobs, latest first: of a status, with `named` in their names, below an id."""
+        with self._transaction() as session:
+            return select_summaries(session, limit=limit, before=before, status=status, named=named)
+
+    def requeue(self, job: Job) -> Job:
+        """Let workers go on with a job that is paused or has failed; raises BadInput for another."""
+        with self._transaction() as session:
+            row = self._locked(session, job.id)
+            if row.status not in (JobStatus.PAUSED, JobStatus.FAILED):
+                raise BadInput(
+                    f"job {row.name!r} is {row.status}; one that is paused or has failed can be resumed"
+                )
+            row.status, row.reason, row.for_workers = JobStatus.QUEUED, None, True
+            self._happened(session, row)
+            return self._job(row)
 
     def set_status(self, target: Lease | Job, status: JobStatus, reason: str | None = None) -> Job:
         """Change the status of a job; raises BadInput where the one may not follow the other.
@@ -109,6 +150,7 @@ class Repository:
             check_transition(JobStatus(row.status), status)
             row.status = status
             row.reason = reason and reason.replace("\0", "")  # PostgreSQL refuses it in text
+            self._happened(session, row)
             return self._job(row)
 
     def add_spent(self, lease: Lease, seconds: float) -> None:
@@ -132,10 +174,31 @@ class Repository:
                     f"job {row.name!r} is driven by {holder} until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} "
                     "UTC or longer; stop that process first, or wait for it to end"
                 )
-            row.lease_owner = owner.to_json()
-            row.lease_token += 1
-            row.lease_expires_at = expires_at = row.updated_at + timedelta(seconds=ttl_s)
-            return Lease(row.id, owner, row.lease_token, ttl_s, expires_at)
+            return _lease(row, owner, ttl_s)
+
+    def claim(self, owner: Owner, ttl_s: float) -> tuple[Job, Lease] | None:
+        """Make `owner` the driver of a job that waits for a worker, or whose own is gone, which then runs.
+
+        The oldest goes first; of several who ask at once, each gets another. None where no job waits.
+        """
+        mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.id)
+        mine = mine.with_for_update(skip_locked=True)
+        with self._transaction() as session:
+            waiting = session.scalars(mine.where(JobRow.status == JobStatus.QUEUED).limit(1)).first()
+            row = waiting or next(
+                (
+                    row
+                    for row in session.scalars(mine.where(JobRow.status == JobStatus.RUNNING))
+                    if self._holder(row) is None
+                ),
+                None,
+            )
+            if row is None:
+                return None
+            row.status, row.updated_at = JobStatus.RUNNING, self._clock()
+            lease = _lease(row, owner, ttl_s)
+            self._happened(session, row)
+            return self._job(row), lease
 
     def renew(self, lease: Lease) -> Lease:
         """Extend a lease to its `ttl_s` from now, even lapsed where nobody took it; raises LeaseLost."""
@@ -296,6 +359,12 @@ class Repository:
         owner = read_owner(row.lease_owner)
         return None if owner.is_gone() else owner
 
+    def _happened(self, session: Session, row: JobRow) -> None:
+        """Tell those who watch of a job's new status, with whatever else this transaction does."""
+        session.flush()  # which gives a new row its id
+        data = {"status": row.status, "reason": row.reason}
+        session.add(EventRow(job_id=row.id, kind=STATUS, data=data, created_at=row.updated_at))
+
     def _job(self, row: JobRow) -> Job:
         return read_job(row, self._holder(row))
 
@@ -311,6 +380,14 @@ def name_in_use(name: str) -> NameInUse:
         f"there is a job named {name!r} already; choose another name, or go on with that one: "
         f"autotune resume {name}"
     )
+
+
+def _lease(row: JobRow, owner: Owner, ttl_s: float) -> Lease:
+    """Give the lease of a row that is locked and that nobody drives."""
+    row.lease_owner = owner.to_json()
+    row.lease_token += 1
+    row.lease_expires_at = expires_at = row.updated_at + timedelta(seconds=ttl_s)
+    return Lease(row.id, owner, row.lease_token, ttl_s, expires_at)
 
 
 def _clear_lease(row: JobRow) -> None:

@@ -1,4 +1,4 @@
-"""Our tables beside Optuna's: jobs with their leases, measurements, recommendations."""
+"""Our tables beside Optuna's: jobs with their leases, measurements, recommendations, events, tokens."""
 
 import json
 from datetime import UTC, datetime
@@ -7,14 +7,17 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     DateTime,
     Dialect,
     Double,
     ForeignKey,
+    Index,
     MetaData,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -66,11 +69,12 @@ class Base(DeclarativeBase):
 
 class JobRow(Base):
     __tablename__ = "autotune_jobs"
+    __table_args__ = (Index("ix_autotune_jobs_idempotency_key", "idempotency_key", unique=True),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     spec: Mapped[dict[str, Any]]
-    status: Mapped[str]
+    status: Mapped[str] = mapped_column(index=True)
     reason: Mapped[str | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -80,6 +84,10 @@ class JobRow(Base):
     """Grows with each acquisition, so that what an earlier driver sends late is recognised."""
     lease_expires_at: Mapped[datetime | None]
     spent_s: Mapped[float] = mapped_column(default=0.0)
+    for_workers: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Whether workers may take it, rather than whoever asked for it alone."""
+    idempotency_key: Mapped[str | None]
+    """What its submission was marked with, so that the same one sent again makes no second job."""
 
 
 class MeasurementRow(Base):
@@ -111,4 +119,28 @@ class RecommendationRow(Base):
 
     job_id: Mapped[int] = mapped_column(ForeignKey("autotune_jobs.id"), primary_key=True)
     recommendation: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class EventRow(Base):
+    __tablename__ = "autotune_events"
+    __table_args__ = (Index("ix_autotune_events_job_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    """Grows in the order in which things happened to a job."""
+    job_id: Mapped[int] = mapped_column(ForeignKey("autotune_jobs.id"))
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class TokenRow(Base):
+    __tablename__ = "autotune_tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    """Whose it is, or what it is for."""
+    digest: Mapped[str] = mapped_column(unique=True)
+    """SHA-256; a token is random and long, so that needs no salt."""
+    role: Mapped[str]
     created_at: Mapped[datetime]

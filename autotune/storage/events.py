@@ -1,0 +1,44 @@
+"""`Events`: what happened to jobs, in order, for those who watch."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from autotune.jobs import Job
+from autotune.storage.records import JobEvent
+from autotune.storage.tables import EventRow
+
+Transaction = Callable[[], AbstractContextManager[Session]]
+
+
+class Events:
+    """Part of a Repository, whose transactions it uses; each method is one."""
+
+    def __init__(self, transaction: Transaction, clock: Callable[[], datetime]) -> None:
+        self._transaction = transaction
+        self._clock = clock
+
+    def append(self, job_id: int, kind: str, data: dict[str, Any]) -> None:
+        with self._transaction() as session:
+            session.add(EventRow(job_id=job_id, kind=kind, data=data, created_at=self._clock()))
+
+    def after(self, job: Job, event_id: int = 0, limit: int = 500) -> list[JobEvent]:
+        """Return what happened to a job after the event of that id, oldest first."""
+        query = (
+            select(EventRow)
+            .where(EventRow.job_id == job.id, EventRow.id > event_id)
+            .order_by(EventRow.id)
+            .limit(limit)
+        )
+        with self._transaction() as session:
+            rows = session.scalars(query)
+            return [JobEvent(row.id, row.kind, row.data, row.created_at) for row in rows]
+
+    def last_id(self, job: Job) -> int:
+        """Return the id of the latest, 0 where nothing happened yet."""
+        with self._transaction() as session:
+            return session.scalar(select(func.max(EventRow.id)).where(EventRow.job_id == job.id)) or 0

@@ -1,0 +1,183 @@
+"""The queue of jobs for workers, what happened to them, and tokens; each on SQLite and PostgreSQL."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from storage_support import Clock, Crew
+
+from autotune.errors import BadInput, NameInUse
+from autotune.jobs import JobSpec, JobStatus
+from autotune.storage.owner import Owner
+from autotune.storage.repository import Repository
+from autotune.storage.tokens import Role
+
+MakeSpec = Callable[..., JobSpec]
+TTL_S = 30.0
+ELSEWHERE = Owner(host="elsewhere", pid_space="", pid=7, started_ticks=0)
+
+
+def claimed(repository: Repository, owner: Owner = ELSEWHERE) -> str | None:
+    found = repository.claim(owner, TTL_S)
+    return None if found is None else found[0].name
+
+
+def claim_in_process(url: str) -> list[str]:
+    """Every job that this process gets."""
+    with Repository(url) as repository:
+        names = []
+        while (name := claimed(repository, Owner.current())) is not None:
+            names.append(name)
+        return names
+
+
+class TestQueue:
+    def test_the_oldest_goes_first_and_each_once(self, repository: Repository, make_spec: MakeSpec) -> None:
+        for name in ("a", "b"):
+            repository.create_job(make_spec(name), for_workers=True)
+        assert [claimed(repository) for _ in range(3)] == ["a", "b", None]
+
+    def test_who_asks_on_a_terminal_drives_alone(self, repository: Repository, make_spec: MakeSpec) -> None:
+        repository.create_job(make_spec())
+        assert claimed(repository) is None
+
+    def test_many_workers_at_once_get_different_jobs(
+        self, url: str, repository: Repository, make_spec: MakeSpec, at_once: Crew
+    ) -> None:
+        names = {f"job{number}" for number in range(12)}
+        for name in names:
+            repository.create_job(make_spec(name), for_workers=True)
+        taken = [name for each in at_once(claim_in_process, url) for name in each]
+        assert sorted(taken) == sorted(names)
+
+    def test_what_a_worker_left_behind_is_taken_up(
+        self, repository: Repository, make_spec: MakeSpec, clock: Clock
+    ) -> None:
+        repository.create_job(make_spec(), for_workers=True)
+        first = repository.claim(ELSEWHERE, TTL_S)
+        assert first is not None
+        assert first[0].status == JobStatus.RUNNING
+        assert claimed(repository) is None
+        clock.advance(TTL_S + 1)
+        second = repository.claim(ELSEWHERE, TTL_S)
+        assert second is not None
+        assert second[1].token > first[1].token
+
+    def test_a_job_that_is_given_back_is_handed_out_again(
+        self, repository: Repository, make_spec: MakeSpec
+    ) -> None:
+        repository.create_job(make_spec(), for_workers=True)
+        found = repository.claim(ELSEWHERE, TTL_S)
+        assert found is not None
+        repository.set_status(found[1], JobStatus.QUEUED)
+        repository.release(found[1])
+        assert claimed(repository) == "tiny"
+
+    def test_a_paused_job_waits_until_it_is_asked_for(
+        self, repository: Repository, make_spec: MakeSpec
+    ) -> None:
+        job = repository.create_job(make_spec())
+        lease = repository.acquire_lease(job, ELSEWHERE, TTL_S)
+        repository.set_status(lease, JobStatus.RUNNING)
+        repository.set_status(lease, JobStatus.PAUSED)
+        repository.release(lease)
+        assert claimed(repository) is None
+        assert repository.requeue(job).status == JobStatus.QUEUED
+        assert claimed(repository) == "tiny"
+        with pytest.raises(BadInput, match="is running; one that is paused or has failed can be resumed"):
+            repository.requeue(job)
+
+    def test_a_cancelled_job_is_not_handed_out(self, repository: Repository, make_spec: MakeSpec) -> None:
+        job = repository.create_job(make_spec(), for_workers=True)
+        repository.set_status(job, JobStatus.CANCELLED)
+        assert claimed(repository) is None
+
+    def test_a_submission_is_found_by_its_key(self, repository: Repository, make_spec: MakeSpec) -> None:
+        job = repository.create_job(make_spec(), for_workers=True, idempotency_key="k")
+        found = repository.submitted_as("k")
+        assert found is not None
+        assert found.id == job.id
+        assert repository.submitted_as("other") is None
+        with pytest.raises(NameInUse):
+            repository.create_job(make_spec("another"), for_workers=True, idempotency_key="k")
+
+
+class TestEvents:
+    def test_status_and_all_else_in_the_order_it_happened(
+        self, repository: Repository, make_spec: MakeSpec
+    ) -> None:
+        job, other = (repository.create_job(make_spec(name), for_workers=True) for name in ("a", "b"))
+        found = repository.claim(ELSEWHERE, TTL_S)
+        assert found is not None
+        repository.events.append(job.id, "probe", {"trial": 0})
+        repository.set_status(found[1], JobStatus.FAILED, "out of paper")
+        told = repository.events.after(job)
+        assert [(event.kind, event.data) for event in told] == [
+            ("status", {"status": "queued", "reason": None}),
+            ("status", {"status": "running", "reason": None}),
+            ("probe", {"trial": 0}),
+            ("status", {"status": "failed", "reason": "out of paper"}),
+        ]
+        assert repository.events.after(job, told[1].id) == told[2:]
+        assert repository.events.after(job, limit=1) == told[:1]
+        assert repository.events.last_id(job) == told[-1].id
+        assert len(repository.events.after(other)) == 1
+
+
+class TestSummaries:
+    def test_latest_first_page_by_page(self, repository: Repository, make_spec: MakeSpec) -> None:
+        for number in range(5):
+            repository.create_job(make_spec(f"job{number}"))
+        first = repository.summaries(limit=2)
+        assert [row.name for row in first] == ["job4", "job3"]
+        assert [row.name for row in repository.summaries(limit=9, before=first[-1].id)] == [
+            "job2",
+            "job1",
+            "job0",
+        ]
+
+    def test_by_status_and_name(self, repository: Repository, make_spec: MakeSpec) -> None:
+        for name in ("a_1", "ab1", "a_2"):
+            repository.create_job(make_spec(name))
+        repository.set_status(repository.job("a_2"), JobStatus.CANCELLED)
+        assert [row.name for row in repository.summaries(limit=9, named="a_")] == ["a_2", "a_1"]
+        assert [row.name for row in repository.summaries(limit=9, status=JobStatus.QUEUED)] == ["ab1", "a_1"]
+
+    @pytest.mark.parametrize(
+        "found",
+        [None, {"tokens_per_second": {"median": 7.5}, "speedup": {"median": 1.5}}],
+        ids=["nothing", "something"],
+    )
+    def test_what_was_found(
+        self, repository: Repository, make_spec: MakeSpec, found: dict[str, Any] | None
+    ) -> None:
+        job = repository.create_job(make_spec())
+        lease = repository.acquire_lease(job, ELSEWHERE, TTL_S)
+        repository.save_recommendation(lease, {"recommendation": found})
+        (row,) = repository.summaries(limit=1)
+        assert (row.model, row.gpus, row.ceiling_bytes) == ("tiny", "cpu:2", 80 * 2**30)
+        assert (row.tokens_per_second, row.speedup) == ((7.5, 1.5) if found else (None, None))
+
+
+class TestTokens:
+    def test_one_is_found_until_it_is_revoked(self, repository: Repository) -> None:
+        tokens = repository.tokens
+        token = tokens.create("ci", Role.SUBMIT)
+        found = tokens.find(token)
+        assert found is not None
+        assert (found.name, found.role) == ("ci", Role.SUBMIT)
+        assert tokens.find(token + "x") is None
+        with pytest.raises(NameInUse, match="'ci'"):
+            tokens.create("ci", Role.READ)
+        assert tokens.all() == [found]
+        assert tokens.revoke("ci")
+        assert not tokens.revoke("ci")
+        assert tokens.find(token) is None
+
+    def test_a_role_allows_what_those_before_it_do(self) -> None:
+        allowed = {role: [needed for needed in Role if role.allows(needed)] for role in Role}
+        assert allowed == {
+            Role.READ: [Role.READ],
+            Role.SUBMIT: [Role.READ, Role.SUBMIT],
+            Role.ADMIN: list(Role),
+        }
