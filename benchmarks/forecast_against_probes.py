@@ -10,7 +10,7 @@ Figures are given of all rows, and of those with enough tokens in a microbatch f
 larger than the blocks that malloc keeps. Then of each further option that decides memory (adapters, formats
 of weights, optimizers, offload, model parallelism), with enough tokens.
 
-`python benchmarks/forecast_against_probes.py [--rows 20] [--seeds 0 1] [--options 3] [--replay]` prints a
+`python benchmarks/forecast_against_probes.py [--rows 20] [--seeds 0 1] [--options 2] [--replay]` prints a
 table and writes results/forecast_against_probes.json; with --replay the probes recorded there are used again,
 and seeds and options that are not there are probed. The constants of CPUs were chosen by the rows of seed 0;
 others are unseen.
@@ -274,32 +274,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=20, help="per model and world")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--options", type=int, default=3, help="per option and world")
+    parser.add_argument("--options", type=int, default=2, help="per option and world")
     parser.add_argument("--replay", action="store_true", help="compare with the probes that are recorded")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    rows = []
-    for row in all_rows(arguments.seeds, arguments.rows, arguments.options, arguments.replay):
-        rows.append(row)
-        predicted, config = row.forecast, row.config
-        print(
-            f"{row.case.name:10} × {row.case.world_size}  {config.sharding:5} {config.precision:9} "
-            f"{config.activation_checkpointing:9} {config.attention:5} {config.optimizer:5} "
-            f"{config.micro_batch_size} × {config.sequence_length} × {config.gradient_accumulation_steps}  "
-            f"{row.option:26}{row.tensor_bytes / 2**20:6.0f} MiB "
-            f"forecast {predicted.reserved_bytes[0] / row.tensor_bytes - 1:+7.1%} "
-            f"trace {_traced_error(row)} "
-            f"speed {predicted.tokens_per_second[0] / row.tokens_per_second - 1:+7.1%}",
-            flush=True,
-        )
-    of_options, rows = [row for row in rows if row.option], [row for row in rows if not row.option]
+    rows: list[Row] = []
+    try:
+        for row in all_rows(arguments.seeds, arguments.rows, arguments.options, arguments.replay):
+            rows.append(row)
+            show(row)
+    finally:  # what was probed is kept, however it ended
+        save_figures(rows, arguments.seeds)
+
+
+def show(row: Row) -> None:
+    predicted, config = row.forecast, row.config
+    print(
+        f"{row.case.name:10} × {row.case.world_size}  {config.sharding:5} {config.precision:9} "
+        f"{config.activation_checkpointing:9} {config.attention:5} {config.optimizer:5} "
+        f"{config.micro_batch_size} × {config.sequence_length} × {config.gradient_accumulation_steps}  "
+        f"{row.option:26}{row.tensor_bytes / 2**20:6.0f} MiB "
+        f"forecast {predicted.reserved_bytes[0] / row.tensor_bytes - 1:+7.1%} "
+        f"trace {_traced_error(row)} "
+        f"speed {predicted.tokens_per_second[0] / row.tokens_per_second - 1:+7.1%}",
+        flush=True,
+    )
+
+
+def save_figures(every_row: Sequence[Row], seeds: Sequence[int]) -> None:
+    of_options = [row for row in every_row if row.option != PLAIN]
+    rows = [row for row in every_row if row.option == PLAIN]
     enough = [r for r in rows if r.config.micro_batch_size * r.config.sequence_length >= ENOUGH_TOKENS]
     groups = {"all": rows, f"from {ENOUGH_TOKENS} tokens": enough}
-    for seed in arguments.seeds:
+    for seed in seeds:
         groups[f"seed {seed}, from {ENOUGH_TOKENS} tokens"] = [row for row in enough if row.seed == seed]
-    found = {name: compare(of_group, arguments.seeds[0]) for name, of_group in groups.items()}
+    found = {name: compare(of_group, seeds[0]) for name, of_group in groups.items() if of_group}
     for name in OPTIONS:
         of_option = [row for row in of_options if row.option == name]
         found[name] = {key: of for key, of in memory(of_option).items() if of["rows"]}
@@ -308,7 +319,7 @@ def main() -> None:
         for name, of in figures_of.items():
             print(f"  {name:34}", "  ".join(f"{key} {value:.3g}" for key, value in of.items()))
     result = {
-        "seeds": arguments.seeds,
+        "seeds": list(seeds),
         "figures": found,
         "rows": [row.to_dict() for row in [*rows, *of_options]],
     }

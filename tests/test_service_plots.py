@@ -78,7 +78,7 @@ def test_each_length_has_its_own_front_and_best_so_far(tmp_path):
     with service_with(url, FakeExecutor()) as service:
         answer = service.tune(changed(settings=lengths, trials=12), ignore)
         job = service.job("job")
-        shown = service._picture(service._facts(job, premises(job.spec)), answer)
+        shown = service._record.picture(service._record.facts(job, premises(job.spec)), answer)
     assert [row.evidence for row in answer.by_length] == ["confirmed", "confirmed"]
     for name, line in (("speed_over_memory", "front"), ("history", "best so far")):
         lines = [trace.name for trace in PLOTS[name](shown).data if trace.mode == "lines"]
@@ -89,8 +89,8 @@ def test_the_plots_show_every_trial(url):
     with service_with(url, FakeExecutor()) as service:
         rows = service.trials("job")
         job = service.job("job")
-        facts = service._facts(job, premises(job.spec))
-        shown = service._picture(facts, service.answer("job"))
+        facts = service._record.facts(job, premises(job.spec))
+        shown = service._record.picture(facts, service.answer("job"))
     assert [trial.number for trial in shown.trials] == [row.number for row in rows]
     assert any(trial.outcome == Outcome.OUT_OF_MEMORY for trial in shown.trials)
     drawn = {name: draw(shown) for name, draw in PLOTS.items()}

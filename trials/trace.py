@@ -85,8 +85,11 @@ def _require_traceable(request: ProbeRequest) -> None:
         raise BadInput("DeepSpeed's ZeRO does not run on fake tensors; `autotune plan` forecasts it")
     if config.offload != "none":
         raise BadInput("a trace counts every tensor, and cannot tell which are in CPU memory")
-    if config.optimizer == "adafactor":
-        raise BadInput("Adafactor reads what its tensors hold, which fake ones do not have")
+    if config.optimizer in ("adafactor", "adamw_8bit"):
+        raise BadInput(
+            f"optimizer={config.optimizer} reads what its tensors hold, which fake ones do not have; "
+            "`autotune plan` forecasts it"
+        )
     if config.sharding == "ddp" and request.world_size > config.tensor_parallel_size:
         raise BadInput(
             "DDP does not run on fake tensors; trace the same configuration on one GPU: what it lacks are "

@@ -138,6 +138,7 @@ def test_a_factory_is_traced_too() -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
+        ({"sharding": "fsdp", "optimizer": "adamw_8bit"}, "adamw_8bit reads what its tensors hold"),
         ({"sharding": "ddp"}, "DDP does not run on fake tensors"),
         ({"sharding": "zero2"}, "DeepSpeed's ZeRO does not run on fake tensors"),
         (

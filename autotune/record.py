@@ -1,0 +1,95 @@
+"""`Record`: what a database says of jobs, from both of its owners, Optuna's study and our tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from autotune.jobs import Job
+from autotune.report.answer import Answer
+from autotune.report.explain import explain
+from autotune.report.explanation import JobExplanation
+from autotune.report.job_plots import Picture, picture
+from autotune.report.recommend import Facts, answer, gather_facts
+from autotune.search.cost_model import Knowledge
+from autotune.search.experience import earlier_measurements
+from autotune.search.history import TrialRecord
+from autotune.search.problem import Premises, Problem, premises
+from autotune.search.study import SearchStudy, recorded_trials, study_names
+from autotune.storage.backend import may_exist
+from autotune.storage.engine import optuna_storage
+from autotune.storage.faults import mapped_errors
+from autotune.storage.repository import Repository
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+
+class Record:
+    """One database; all raise StorageUnavailable where it cannot be used."""
+
+    def __init__(self, url: str) -> None:
+        """It is opened when it is needed, and created for the first job."""
+        self._url = url
+        may_exist(url)
+
+    def close(self) -> None:
+        if "repository" in vars(self):
+            self.repository.close()
+        if "_optuna" in vars(self):
+            self._optuna.engine.dispose()
+
+    @property
+    def may_exist(self) -> bool:
+        """False for a file that opening would create."""
+        return may_exist(self._url)
+
+    @cached_property
+    def repository(self) -> Repository:
+        """Opened, and created where it is not there, with the first use."""
+        return Repository(self._url)
+
+    @cached_property
+    def _optuna(self) -> "RDBStorage":
+        """Opened with the first study, for importing Optuna takes longer than most commands."""
+        return optuna_storage(self._url)
+
+    @contextmanager
+    def study(self, problem: Problem, knowledge: Knowledge) -> Iterator[SearchStudy]:
+        """The study of a job; what its database does meanwhile becomes StorageUnavailable."""
+        spec = problem.spec
+        with mapped_errors(self._optuna.engine.url):
+            yield SearchStudy(
+                self._optuna,
+                spec.name,
+                problem.candidates,
+                problem.baseline,
+                spec.sampler,
+                spec.seed,
+                knowledge,
+            )
+
+    def studies(self) -> set[str]:
+        """Names of all studies, ours or not."""
+        with mapped_errors(self._optuna.engine.url):
+            return study_names(self._optuna)
+
+    def trials(self, job: Job) -> list[TrialRecord]:
+        """As recorded: nothing that is worked out today has a say in it."""
+        with mapped_errors(self._optuna.engine.url):
+            return recorded_trials(self._optuna, job.name)
+
+    def facts(self, job: Job, premises: Premises) -> Facts:
+        return gather_facts(job, premises, self.trials(job), self.repository.measurements(job))
+
+    def answer(self, job: Job) -> Answer:
+        """As it stands; of a job that is finished, as it was given."""
+        if saved := self.repository.recommendation(job):
+            return Answer.parse({**saved, "status": job.status, "reason": job.reason})
+        return answer(self.facts(job, premises(job.spec)))
+
+    def explanation(self, facts: Facts, answer: Answer) -> JobExplanation | None:
+        return explain(facts, answer, earlier_measurements(facts.job, facts.premises.group, self.repository))
+
+    def picture(self, facts: Facts, answer: Answer) -> Picture:
+        return picture(facts, answer, self.explanation(facts, answer))
