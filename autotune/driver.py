@@ -51,8 +51,14 @@ class Driver:
     @contextmanager
     def lease(self, job: Job) -> Iterator[Lease]:
         lease = self._record.repository.acquire_lease(job, Owner.current(), LEASE_S)
-        try:
+        with self.releasing(lease):
             yield lease
+
+    @contextmanager
+    def releasing(self, lease: Lease) -> Iterator[None]:
+        """Give a lease back in the end."""
+        try:
+            yield
         finally:
             with suppress(LeaseLost):  # somebody cancelled the job, or took it over
                 self._record.repository.release(lease)

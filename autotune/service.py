@@ -93,6 +93,35 @@ class Service:
             with self._driver.shown_on_dashboard(problem), stack.pop_all():
                 return self._driver.drive(job, problem, lease, executor, listener)
 
+    def submit(self, request: TuneRequest, idempotency_key: str | None = None) -> Job:
+        """Check a job from end to end and record it for a worker to take.
+
+        The same submission sent again, marked with the same key, gives the job that it made. Raises as `tune`
+        does before a job exists, and BadInput for a key that another submission was marked with.
+        """
+        spec = specify(request)
+        require_sampler(spec.sampler)
+        problem = work_out(spec, request.settings.keys())
+        earlier = self._submitted_as(idempotency_key)
+        if earlier is not None:
+            named = request.name or UNNAMED
+            if problem.spec != earlier.spec.model_copy(update={"name": named}):
+                raise BadInput(
+                    f"the idempotency key {idempotency_key!r} marked another submission, of job "
+                    f"{earlier.name!r}; choose a new key for a new job"
+                )
+            return earlier
+        self._require_free(spec.name)
+        return self._create(problem.spec, for_workers=True, idempotency_key=idempotency_key)
+
+    def cancel(self, name: str) -> Job:
+        """Give a job up, whoever drives it; raises BadInput for one that has ended."""
+        return self._repository.set_status(self.job(name), JobStatus.CANCELLED, "cancelled")
+
+    def requeue(self, name: str) -> Job:
+        """Let workers go on with a job that is paused or has failed; raises BadInput for another."""
+        return self._repository.requeue(self.job(name))
+
     def run(self, name: str, listener: Listener) -> Answer:
         """Drive a job to its end, from wherever it stands; one that is finished just gives its answer.
 
@@ -180,9 +209,19 @@ class Service:
                 "another name"
             )
 
-    def _create(self, spec: JobSpec) -> Job:
+    def _submitted_as(self, idempotency_key: str | None) -> Job | None:
+        if idempotency_key is None or not self._record.may_exist:
+            return None
+        return self._repository.submitted_as(idempotency_key)
+
+    def _create(self, spec: JobSpec, *, for_workers: bool = False, idempotency_key: str | None = None) -> Job:
+        def create(named: JobSpec) -> Job:
+            return self._repository.create_job(
+                named, for_workers=for_workers, idempotency_key=idempotency_key
+            )
+
         if spec.name != UNNAMED:
-            return self._repository.create_job(spec)
+            return create(spec)
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", spec.model.name).strip("-._")[:50] or "job"
         taken = {job.name for job in self._repository.jobs()} | self._record.studies()
         for number in itertools.count(1):
@@ -190,7 +229,7 @@ class Service:
             if name not in taken:
                 # Somebody else may take it a moment before us.
                 with suppress(NameInUse):
-                    return self._repository.create_job(spec.model_copy(update={"name": name}))
+                    return create(spec.model_copy(update={"name": name}))
         raise AssertionError("there are always more numbers")
 
 

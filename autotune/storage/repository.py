@@ -184,11 +184,12 @@ class Repository:
         mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.id)
         mine = mine.with_for_update(skip_locked=True)
         with self._transaction() as session:
-            waiting = session.scalars(mine.where(JobRow.status == JobStatus.QUEUED).limit(1)).first()
-            row = waiting or next(
+            # A job that was given back a moment ago still has probes to end, and a holder.
+            row = next(
                 (
                     row
-                    for row in session.scalars(mine.where(JobRow.status == JobStatus.RUNNING))
+                    for status in (JobStatus.QUEUED, JobStatus.RUNNING)
+                    for row in session.scalars(mine.where(JobRow.status == status))
                     if self._holder(row) is None
                 ),
                 None,

@@ -1,0 +1,162 @@
+"""Workers take jobs from the database and drive them to their ends, whatever happens to workers."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from fakes import FakeExecutor
+from small_job import REQUEST, changed, service_with
+
+from autotune.driver import LEASE_S
+from autotune.errors import BadInput, ExecutionUnavailable
+from autotune.jobs import JobStatus
+from autotune.record import Record
+from autotune.service import Service
+from autotune.storage.owner import Owner
+from autotune.worker import Worker
+from trials.contract.outcome import Outcome
+
+
+@pytest.fixture
+def url(tmp_path) -> str:
+    return f"sqlite:///{tmp_path / 'jobs.db'}"
+
+
+@pytest.fixture
+def service(url: str) -> Iterator[Service]:
+    with service_with(url, FakeExecutor()) as opened:
+        yield opened
+
+
+def worker(url: str, executor: FakeExecutor | None = None) -> Worker:
+    """With an executor of its own for each job, unless one is given."""
+    return Worker(
+        Record(url), {name: lambda layout, address: executor or FakeExecutor() for name in ("ray", "local")}
+    )
+
+
+def kinds(service: Service, name: str = "job") -> list[str]:
+    repository = service._record.repository
+    return [event.kind for event in repository.events.after(repository.job(name))]
+
+
+def test_a_submitted_job_is_driven_to_its_recommendation(url: str, service: Service) -> None:
+    assert service.submit(REQUEST).status == JobStatus.QUEUED
+    at_work = worker(url)
+    assert at_work.work_once()
+    assert not at_work.work_once()
+    answer = service.answer("job")
+    assert answer.status == JobStatus.FINISHED
+    assert answer.recommendation is not None
+    told = kinds(service)
+    assert told[:3] == ["status", "status", "status"]  # queued, taken, begun
+    assert told.count("probe_started") == told.count("probe_ended")
+    assert "standing" in told
+    assert told[-1] == "status"
+
+
+def test_the_same_submission_sent_again_is_one_job(service: Service) -> None:
+    first = service.submit(changed(name=None), "key")
+    assert service.submit(changed(name=None), "key").id == first.id
+    with pytest.raises(BadInput, match="the idempotency key 'key' marked another submission"):
+        service.submit(changed(name=None, trials=5), "key")
+    assert service.submit(changed(name=None)).id != first.id
+
+
+def test_what_is_wrong_is_said_before_there_is_a_job(service: Service) -> None:
+    with pytest.raises(BadInput):
+        service.submit(changed(ceiling="much"))
+    assert service.jobs() == []
+
+
+def test_a_worker_that_is_stopped_gives_its_job_back(url: str, service: Service) -> None:
+    service.submit(REQUEST)
+
+    def outcome_of(config, attempt):
+        if len(interrupted.asked) > 3:
+            raise KeyboardInterrupt
+        return Outcome.MEASURED
+
+    interrupted = FakeExecutor(outcome_of)
+    with pytest.raises(KeyboardInterrupt):
+        worker(url, interrupted).work_once()
+    assert service.job("job").status == JobStatus.QUEUED
+    another = FakeExecutor()
+    assert worker(url, another).work_once()
+    assert service.job("job").status == JobStatus.FINISHED
+    assert not {*interrupted.asked[:3]} & {*another.asked[:1]}  # it went on where the first one was
+
+
+def test_what_a_dead_worker_left_is_taken_up(url: str, service: Service) -> None:
+    service.submit(REQUEST)
+    gone = Owner.current().model_copy(update={"pid": 2**22 + 1})  # more than any process has
+    assert service._record.repository.claim(gone, LEASE_S) is not None
+    assert service.job("job").status == JobStatus.RUNNING
+    assert worker(url).work_once()
+    assert service.job("job").status == JobStatus.FINISHED
+
+
+def test_a_cancelled_job_is_left_alone(url: str, service: Service) -> None:
+    service.submit(REQUEST)
+    assert service.cancel("job").status == JobStatus.CANCELLED
+    assert not worker(url).work_once()
+    with pytest.raises(BadInput):
+        service.cancel("job")
+
+
+def test_a_job_is_cancelled_while_it_is_driven(url: str, service: Service) -> None:
+    service.submit(REQUEST)
+
+    def outcome_of(config, attempt):
+        if len(executor.asked) == 3:
+            with service_with(url, FakeExecutor()) as other:
+                other.cancel("job")
+        return Outcome.MEASURED
+
+    executor = FakeExecutor(outcome_of)
+    assert worker(url, executor).work_once()
+    assert service.job("job").status == JobStatus.CANCELLED
+    assert len(executor.asked) == 3
+
+
+def test_where_probes_cannot_run_the_job_fails_in_words_and_can_be_resumed(
+    url: str, service: Service
+) -> None:
+    service.submit(REQUEST)
+
+    def unavailable(layout, address):
+        raise ExecutionUnavailable("no cluster is there")
+
+    broken = Worker(Record(url), {"ray": unavailable, "local": unavailable})
+    assert broken.work_once()
+    job = service.job("job")
+    assert (job.status, job.reason) == (JobStatus.FAILED, "no cluster is there")
+    assert not broken.work_once()
+    assert service.requeue("job").status == JobStatus.QUEUED
+    assert worker(url).work_once()
+    assert service.job("job").status == JobStatus.FINISHED
+
+
+def test_workers_share_the_jobs(url: str, service: Service) -> None:
+    for number in range(4):
+        service.submit(changed(name=f"job{number}", trials=3))
+    stop = threading.Event()
+    threads = [threading.Thread(target=worker(url).run, args=(stop,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: all(job.status == JobStatus.FINISHED for job in service.jobs()))
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    for number in range(4):
+        assert kinds(service, f"job{number}").count("started") == 1
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.1)):
+        if condition():
+            return
+        pause.wait(0.1)
+    raise AssertionError(f"not within {seconds} s")
