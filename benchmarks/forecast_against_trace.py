@@ -18,6 +18,7 @@ import random
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import mean
 from types import MappingProxyType
@@ -36,6 +37,7 @@ from autotune.search.facts import facts_of
 from search_spaces.constraints import why_illegal
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ModelSpec, ProbeRequest
+from trials.model import ModelUnusable
 from trials.trace import trace
 
 FAMILIES = (
@@ -281,7 +283,8 @@ def run_split(
         assert shape is not None
         facts = facts_of(shape, group_of(pair.world_size), pair.world_size)
         if why_illegal(pair.config, facts) is None:
-            compared.append(shown(compare(pair, shape, known)))
+            with suppress(ModelUnusable):  # whose plan splits more than linears
+                compared.append(shown(compare(pair, shape, known)))
     return compared
 
 

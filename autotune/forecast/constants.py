@@ -22,6 +22,8 @@ class ForecastConstants:
     context_bytes: float = 0.5e9 + 32 * MIB
     """CUDA context (0.3 to 0.5 GB) and the cuBLASLt workspace of sm90. Read; upper ends, since errors
     found were almost always too low."""
+    adapter_library_bytes: float = 0.0
+    """Of libraries that are imported for LoRA, in the CPU memory of a rank."""
     first_communicator_bytes: float = 0.7e9
     """NCCL's buffers: 0.5 to 0.7 GB. Read; upper end."""
     further_communicator_bytes: float = 0.3e9
@@ -116,6 +118,8 @@ CONSTANTS: Mapping[DeviceKind, ForecastConstants] = MappingProxyType(
             # The interpreter with everything imported, its process group and its first operators: measured,
             # 400 to 440 MiB over the engines (benchmarks/forecast_against_probes.py).
             context_bytes=0.41 * GIB,
+            # peft and bitsandbytes: measured as above, 7 to 50 MiB.
+            adapter_library_bytes=26 * MIB,
             first_communicator_bytes=0.0,
             further_communicator_bytes=0.0,
             # Blocks below 1 MiB, which malloc keeps, and operators' scratch: measured as above.

@@ -126,11 +126,13 @@ def _fixed(case: Case) -> Floats:
     constants = case.constants
     communicates = case.peers * case.tensor * case.stages > 1
     further = 1.0 * (case.tensor > 1) + (case.stages > 1) + (case.context > 1) + case.is_hsdp
-    return (
+    fixed: Floats = (
         constants.context_bytes
+        + case.is_lora * constants.adapter_library_bytes
         + communicates * constants.first_communicator_bytes
         + further * constants.further_communicator_bytes
     )
+    return fixed
 
 
 def _reserved(case: Case, stage: Stage, held: Parameters, allocated: Floats, main: Floats) -> Floats:

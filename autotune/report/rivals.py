@@ -7,7 +7,7 @@ from autotune.hardware.sizes import format_bytes
 from autotune.report.answer import Recommendation
 from autotune.report.explanation import Rival
 from autotune.report.recommend import Facts
-from autotune.search.confirmation import Contender, headline, is_tie
+from autotune.search.confirmation import NEGLIGIBLE, Contender, headline, is_tie
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import VERDICTS, Outcome
 
@@ -68,6 +68,8 @@ def _why_behind(winner: Contender, contender: Contender) -> str:
     if is_tie(winner, contender):
         more = contender.peak_bytes - winner.peak_bytes
         memory = f"{format_bytes(abs(more))} {'more' if more >= 0 else 'less'} memory"
+        if slower > NEGLIGIBLE:
+            return f"{_percent(slower)} slower, which its probes do not tell from the spread, with {memory}"
         return f"as fast, as far as the spread between probes can tell, with {memory}"
     if contender.is_confirmed:
         return f"{_percent(slower)} slower, confirmed beside it"

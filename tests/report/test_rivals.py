@@ -53,6 +53,10 @@ def words(*others: Contender) -> list[str]:
     [
         (contender(1, result(90), result(90), result(91), result(89)), "10% slower, confirmed beside it"),
         (contender(1, result(104, 900), *[result(100, 900)] * 3), "as fast, .* with 400 MiB more memory"),
+        (
+            contender(1, result(98, 400), *[result(97, 400)] * 2, result(99.5, 400)),
+            "3.0% slower, which its probes do not tell from the spread, with 100 MiB less memory",
+        ),
         (contender(1, result(84)), "20% slower in its own probe"),
         (contender(1, result(101.2)), "as fast|3.6% slower in its own probe"),
         (contender(1, result(150)), "43% faster in its own probe, which confirmations did not bear out"),
