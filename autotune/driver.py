@@ -127,7 +127,7 @@ class Driver:
                 reason = loop.run()
                 clock.tick()
             final = replace(repository.job(job.name), status=JobStatus.FINISHED, reason=reason)
-            facts = self._record.facts(final, problem)
+            facts = self._record.facts(final)
             result = answer(facts)
             if result.recommendation is None:
                 raise why_nothing(facts, problem.candidates)
@@ -150,11 +150,7 @@ class Driver:
         """Let the Optuna dashboard show what a job came to, however it ended, once its probes have ended."""
         try:
             yield
-        except (
-            LeaseLost,
-            JobBusy,
-            StorageUnavailable,
-        ):  # it is another driver's, or there is nothing to show
+        except (LeaseLost, JobBusy, StorageUnavailable):  # another driver's, or out of reach
             raise
         except BaseException:
             with suppress(KeyboardInterrupt):  # whoever is in a hurry need not wait, and learns what happened
@@ -169,12 +165,11 @@ class Driver:
         try:
             if name not in record.studies():
                 return
-            facts = record.facts(record.repository.job(name), problem)
-            result = answer(facts)
-            shown = record.picture(facts, result)
+            job = record.repository.job(name)
+            shown = record.picture(job)
             figures = {plot: draw(shown) for plot, draw in PLOTS.items()}
             with record.study(problem, Knowledge()) as study:
-                study.publish(note(result, shown.explanation), figures)
+                study.publish(note(record.answer(job), shown.explanation), figures)
         except Exception as error:
             logging.getLogger(__name__).warning("the dashboard lacks this job's plots and note: %s", error)
 

@@ -14,7 +14,7 @@ from autotune.report.recommend import Facts, answer, gather_facts
 from autotune.search.cost_model import Knowledge
 from autotune.search.experience import earlier_measurements
 from autotune.search.history import TrialRecord
-from autotune.search.problem import Premises, Problem, premises
+from autotune.search.problem import Problem, premises
 from autotune.search.study import SearchStudy, recorded_trials, study_names
 from autotune.storage.backend import may_exist
 from autotune.storage.engine import optuna_storage
@@ -79,17 +79,23 @@ class Record:
         with mapped_errors(self._optuna.engine.url):
             return recorded_trials(self._optuna, job.name)
 
-    def facts(self, job: Job, premises: Premises) -> Facts:
-        return gather_facts(job, premises, self.trials(job), self.repository.measurements(job))
+    def facts(self, job: Job) -> Facts:
+        return gather_facts(job, premises(job.spec), self.trials(job), self.repository.measurements(job))
 
     def answer(self, job: Job) -> Answer:
         """As it stands; of a job that is finished, as it was given."""
         if saved := self.repository.recommendation(job):
             return Answer.parse({**saved, "status": job.status, "reason": job.reason})
-        return answer(self.facts(job, premises(job.spec)))
+        return answer(self.facts(job))
 
-    def explanation(self, facts: Facts, answer: Answer) -> JobExplanation | None:
-        return explain(facts, answer, earlier_measurements(facts.job, facts.premises.group, self.repository))
+    def explanation(self, job: Job) -> JobExplanation | None:
+        """Of its answer; None where that recommends nothing."""
+        return self._explanation(self.facts(job), self.answer(job))
 
-    def picture(self, facts: Facts, answer: Answer) -> Picture:
-        return picture(facts, answer, self.explanation(facts, answer))
+    def picture(self, job: Job) -> Picture:
+        """What there is to draw of it."""
+        facts, found = self.facts(job), self.answer(job)
+        return picture(facts, found, self._explanation(facts, found))
+
+    def _explanation(self, facts: Facts, found: Answer) -> JobExplanation | None:
+        return explain(facts, found, earlier_measurements(facts.job, facts.premises.group, self.repository))

@@ -149,16 +149,14 @@ class Service:
     def explain(self, name: str) -> JobExplanation:
         """Why a job's recommendation is what it is; raises NothingMeasured where there is none."""
         job = self.job(name)
-        explanation = self._record.explanation(self._record.facts(job, premises(job.spec)), self.answer(name))
+        explanation = self._record.explanation(job)
         if explanation is None:
             raise _no_recommendation(job)
         return explanation
 
     def save_plots(self, name: str, folder: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
         """Write the plots of a job into `folder`, as html, png or both; raises BadInput where it cannot."""
-        job = self.job(name)
-        facts = self._record.facts(job, premises(job.spec))
-        return save_plots(self._record.picture(facts, self.answer(name)), folder, formats)
+        return save_plots(self._record.picture(self.job(name)), folder, formats)
 
     def trials(self, name: str) -> list[TrialRow]:
         job = self.job(name)

@@ -9,7 +9,6 @@ from small_job import REQUEST, changed, ignore, service_with
 
 from autotune.errors import BadInput, NothingMeasured
 from autotune.report.job_plots import PLOTS
-from autotune.search.problem import premises
 from trials.contract.outcome import Outcome
 
 
@@ -77,8 +76,7 @@ def test_each_length_has_its_own_front_and_best_so_far(tmp_path):
     lengths = {**REQUEST.settings, "sequence_length": (64, 128)}
     with service_with(url, FakeExecutor()) as service:
         answer = service.tune(changed(settings=lengths, trials=12), ignore)
-        job = service.job("job")
-        shown = service._record.picture(service._record.facts(job, premises(job.spec)), answer)
+        shown = service._record.picture(service.job("job"))
     assert [row.evidence for row in answer.by_length] == ["confirmed", "confirmed"]
     for name, line in (("speed_over_memory", "front"), ("history", "best so far")):
         lines = [trace.name for trace in PLOTS[name](shown).data if trace.mode == "lines"]
@@ -88,9 +86,7 @@ def test_each_length_has_its_own_front_and_best_so_far(tmp_path):
 def test_the_plots_show_every_trial(url):
     with service_with(url, FakeExecutor()) as service:
         rows = service.trials("job")
-        job = service.job("job")
-        facts = service._record.facts(job, premises(job.spec))
-        shown = service._record.picture(facts, service.answer("job"))
+        shown = service._record.picture(service.job("job"))
     assert [trial.number for trial in shown.trials] == [row.number for row in rows]
     assert any(trial.outcome == Outcome.OUT_OF_MEMORY for trial in shown.trials)
     drawn = {name: draw(shown) for name, draw in PLOTS.items()}

@@ -83,8 +83,8 @@ class Sequences:
         return output.transpose(1, 2).contiguous(), None
 
     def _gathered(self, part: torch.Tensor) -> torch.Tensor:
-        # torch has not annotated apply
-        whole: torch.Tensor = _Gather.apply(part, self._group)  # type: ignore[no-untyped-call]
+        apply: Any = _Gather.apply  # which torch has not annotated
+        whole: torch.Tensor = apply(part, self._group)
         return whole
 
 

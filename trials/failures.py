@@ -41,7 +41,6 @@ NON_FINITE_WORDS = ("loss scale already at minimum",)
 REFUSALS = (AssertionError, AttributeError, ImportError, KeyError, NotImplementedError, TypeError, ValueError)
 """Raised while building, these say that the engine or the model cannot be set up so, now or ever."""
 
-
 OUR_OWN = (CeilingReached, DeviceMissing, EngineRefusal, ModelUnusable, NonFinite)
 """Exceptions whose message is a sentence, which the exception's name would only obscure."""
 

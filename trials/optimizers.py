@@ -24,9 +24,8 @@ class Lion(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
-    # torch's takes a closure that computes the loss again; nobody here has one
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nobody here has a closure
         for group in self.param_groups:
             (beta1, beta2), rate = group["betas"], group["lr"]
             for parameter in group["params"]:

@@ -54,8 +54,8 @@ class FrozenLinear(nn.Linear, ABC):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if torch.is_autocast_enabled(input.device.type):
             input = input.to(torch.get_autocast_dtype(input.device.type))
-        # torch has not annotated apply
-        output: torch.Tensor = _ReadTwice.apply(input, self)  # type: ignore[no-untyped-call]
+        apply: Any = _ReadTwice.apply  # which torch has not annotated
+        output: torch.Tensor = apply(input, self)
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
 

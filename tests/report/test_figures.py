@@ -34,6 +34,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
             save_figures({tmp_path / "file" / f"plot.{suffix}": FIGURE})
 
 
+# The one test that needs a browser; what happens without one is the test after it, which runs everywhere.
 @pytest.mark.skipif(not HAS_CHROME, reason="PNG plots are drawn by Chrome or Chromium, and there is none")
 def test_png_is_drawn(tmp_path):
     paths = [tmp_path / "one.png", tmp_path / "two.png"]
