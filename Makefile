@@ -19,7 +19,7 @@ test: $(INSTALLED)  ## All tests that need no GPU
 test-chaos: $(INSTALLED)  ## Kill the driver at random moments, twenty times over
 	$(BIN)/python -m pytest -m chaos
 
-test-gpu: $(INSTALLED)  ## The tests that need a CUDA device
+test-gpu: $(INSTALLED)  ## The tests that need a CUDA device; what trained there goes to benchmarks/results/gpu_engines.json
 	$(BIN)/python -m pytest -m gpu
 
 lint: $(INSTALLED)  ## Style, types and the direction of imports

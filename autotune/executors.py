@@ -14,7 +14,7 @@ def _local_executor(layout: Layout, ray_address: str | None) -> Executor:
     from autotune.execution.local import LocalExecutor
     from autotune.hardware.nvml import local_gpus
 
-    gpu_ids = [gpu.uuid for gpu in local_gpus()] if layout.device == "cuda" else []
+    gpu_ids = [gpu.visible_as for gpu in local_gpus()] if layout.device == "cuda" else []
     needed = layout.num_slots * layout.world_size
     if layout.device == "cuda" and len(gpu_ids) < needed:
         raise NotHere(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import cache
 
-from cpu_cases import Case
+from cases import Case
 
 from trials.contract.config import TrainingConfig
 

@@ -1,52 +1,65 @@
-"""Memory and speed as forecast, as traced and as calibrated, against real probes on this machine's CPU.
+"""Memory and speed as forecast, as traced and as calibrated, against real probes on this machine.
 
-Random configurations of several models on one and two ranks, over every engine, are probed; beside the
-forecast stand DeepSpeed's and accelerate's estimators. Memory is that of a rank's tensors: the resident peak
-less what the forecast has outside of them. For the calibrated figures three probes of a model are drawn (40
-times) and the others forecast with what they taught; the traces are scaled by the same three. A false fit is
-a row that the forecast lets fit, with the default headroom, under a ceiling that is too small.
+Random configurations of several models, over every engine, are probed on one and two cores or, with
+`--device cuda`, on one GPU; beside the forecast stand DeepSpeed's and accelerate's estimators. Memory is that
+of a rank's tensors: on CPU the resident peak less what the forecast has outside of them. For the calibrated
+figures three probes of a model are drawn (40 times) and the others forecast with what they taught; the traces
+are scaled by the same three. A false fit is a row that the forecast lets fit, with the default headroom,
+under a ceiling that is too small.
 
 Figures are given of all rows, and of those with enough tokens in a microbatch for their activations to be
 larger than the blocks that malloc keeps. Then of each further option that decides memory (adapters, formats
 of weights, optimizers, offload, model parallelism), with enough tokens.
 
-`python benchmarks/forecast_against_probes.py [--rows 20] [--seeds 0 1] [--options 2] [--replay]` prints a
-table and writes results/forecast_against_probes.json; with --replay the probes recorded there are used again,
-and seeds and options that are not there are probed. The constants of CPUs were chosen by the rows of seed 0;
-others are unseen.
+    python benchmarks/forecast_against_probes.py [--device cpu] [--rows 20] [--seeds 0 1] [--options 2]
+
+prints a table and writes results/forecast_against_probes.json (of a GPU, forecast_against_gpu.json). With
+--replay the probes recorded there are used again, and seeds and options that are not there are probed; with
+--minutes no probe begins after so many; with --untraced traces are left to a later replay. The constants of
+CPUs were chosen by the rows of seed 0; others are unseen.
 """
 
 import argparse
 import json
 import logging
+import math
 import os
 import random
+import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from cpu_cases import ENOUGH_TOKENS, MODELS, OPTIONS, PLAIN, SHARDINGS, WORLDS, Case
+from cases import CASES, PLAIN, Case, Cases
 from estimators import estimates
 from machine import RESULTS, save
 
 from autotune.execution.executor import Layout
-from autotune.execution.local import LocalExecutor
+from autotune.executors import EXECUTORS
 from autotune.forecast.calibration import Calibration, Observation, outside_bytes
 from autotune.forecast.forecast import Forecast
+from autotune.hardware.detect import detect
+from autotune.hardware.inventory import NodeGroup
 from autotune.hardware.parse import parse_inventory
 from search_spaces.columns import Columns
 from trials.command import BadInput
 from trials.contract.config import TrainingConfig
-from trials.contract.messages import ProbeRequest, ProbeResult
+from trials.contract.messages import DeviceKind, ProbeRequest, ProbeResult
 from trials.trace import trace
 
 DRAWS = 40
 PROBES = 3
 HEADROOM = 0.05
+NAMES: Mapping[DeviceKind, str] = MappingProxyType(
+    {"cpu": "forecast_against_probes", "cuda": "forecast_against_gpu"}
+)
+"""Of the results."""
 RECORDED = {
     "probe_id",
     "outcome",
@@ -74,6 +87,20 @@ class Row:
     """None where the engine cannot be traced."""
     estimates: dict[str, int]
     """Bytes of one rank by what other tools estimate, where they do."""
+
+    @classmethod
+    def of(
+        cls,
+        seed: int,
+        option: str,
+        case: Case,
+        config: TrainingConfig,
+        result: ProbeResult,
+        *,
+        is_traced: bool = True,
+    ) -> "Row":
+        traced_bytes = traced(case.request(config, 0)) if is_traced else None
+        return cls(seed, option, case, config, result, traced_bytes, estimates(case, config))
 
     @property
     def forecast(self) -> Forecast:
@@ -107,8 +134,7 @@ class Row:
             "seed": self.seed,
             "option": self.option,
             "model": self.case.name,
-            "world_size": self.case.world_size,
-            "tflops": dict(self.case.tflops),
+            "inventory": json.loads(self.case.inventory),
             "config": self.config.model_dump(mode="json"),
             "measured": {"tensor_bytes": self.tensor_bytes, "device_bytes": self.device_bytes},
             "forecast": {
@@ -122,68 +148,81 @@ class Row:
         }
 
 
-def probed(rows_per_case: int, seed: int) -> Iterator[Row]:
-    rng = random.Random(seed)
-    for world_size in WORLDS:
-        yield from probed_on(world_size, [(PLAIN, name) for name in MODELS], rows_per_case, seed, rng)
+@dataclass
+class Probes:
+    """Makes rows, as long as there is time."""
+
+    device: DeviceKind
+    minutes: float
+    is_traced: bool
+    started: float = field(default_factory=time.monotonic)
+
+    def plain(self, rows_per_case: int, seed: int) -> Iterator[Row]:
+        rng = random.Random(seed)
+        for world_size in CASES[self.device].worlds:
+            models = [(PLAIN, name) for name in CASES[self.device].models]
+            yield from self._on(world_size, models, rows_per_case, seed, rng)
+
+    def of_options(
+        self, rows_per_option: int, known: Collection[tuple[str, int]], seed: int
+    ) -> Iterator[Row]:
+        """Of each option and world that is not `known`."""
+        rng = random.Random(seed)
+        cases = CASES[self.device]
+        for world_size in sorted(cases.shardings):
+            here = [
+                (name, option.model or cases.models[0])
+                for name, option in cases.options.items()
+                if world_size in option.worlds and (name, world_size) not in known
+            ]
+            yield from self._on(world_size, here, rows_per_option, seed, rng)
+
+    def _on(
+        self, world_size: int, options: Sequence[tuple[str, str]], count: int, seed: int, rng: random.Random
+    ) -> Iterator[Row]:
+        """So many rows of each option and model."""
+        if not count or not options:
+            return
+        group = self._group(world_size)
+        with EXECUTORS["local"](Layout(self.device, 1, world_size, 1), None) as executor:
+            for option, name in options:
+                case = Case.of(name, group)
+                for number, config in enumerate(islice(case.legal_configs(rng, option), count)):
+                    if time.monotonic() - self.started > self.minutes * 60:
+                        print(f"no time left for {option or name}")
+                        return
+                    request = case.request(config, number)
+                    result = executor.submit(request).result()
+                    if result.outcome != "measured":
+                        print(f"left out: {option} {config}: {result.outcome}: {result.reason}", flush=True)
+                        continue
+                    yield Row.of(seed, option, case, config, result, is_traced=self.is_traced)
+
+    def _group(self, world_size: int) -> NodeGroup:
+        if self.device == "cpu":
+            return parse_inventory(f"cpu:{world_size}").group
+        found = detect().group
+        assert found.gpu.kind == "cuda", "no GPU here"
+        return replace(found, gpus_per_node=world_size)
 
 
-def probed_options(rows_per_option: int, known: Collection[tuple[str, int]], seed: int) -> Iterator[Row]:
-    """Of each option and world that is not `known`."""
-    rng = random.Random(seed)
-    for world_size in sorted(SHARDINGS):
-        here = [
-            (name, option.model)
-            for name, option in OPTIONS.items()
-            if world_size in option.worlds and (name, world_size) not in known
-        ]
-        yield from probed_on(world_size, here, rows_per_option, seed, rng)
-
-
-def probed_on(
-    world_size: int, options: Sequence[tuple[str, str]], count: int, seed: int, rng: random.Random
-) -> Iterator[Row]:
-    """So many rows of each option and model."""
-    here = tuple(parse_inventory("cpu:1").group.gpu.tflops.items())
-    if not count or not options:
-        return
-    with LocalExecutor(Layout("cpu", 1, world_size, 1)) as executor:
-        for option, name in options:
-            case = Case(name, world_size, here)
-            for number, config in enumerate(islice(case.legal_configs(rng, option), count)):
-                request = case.request(config, number)
-                result = executor.submit(request).result()
-                if result.outcome != "measured":
-                    print(f"left out: {option} {result.outcome}: {result.reason}")
-                    continue
-                yield Row(seed, option, case, config, result, traced(request), estimates(case, config))
-
-
-def recorded() -> Iterator[Row]:
-    stored = json.loads((RESULTS / "forecast_against_probes.json").read_text())
+def recorded(stored: dict[str, Any]) -> Iterator[Row]:
     for row in stored["rows"]:
-        case = Case(row["model"], row["world_size"], tuple(row["tflops"].items()))
-        config = TrainingConfig.parse(row["config"])
+        case = Case(row["model"], json.dumps(row["inventory"]))
         result = ProbeResult.parse(row["result"])
-        yield Row(
-            row["seed"],
-            row["option"],
-            case,
-            config,
-            result,
-            traced(case.request(config, 0)),
-            estimates(case, config),
-        )
+        yield Row.of(row["seed"], row["option"], case, TrainingConfig.parse(row["config"]), result)
 
 
-def all_rows(seeds: Sequence[int], rows_per_case: int, rows_per_option: int, replay: bool) -> Iterator[Row]:
-    known = list(recorded()) if replay else []
+def all_rows(
+    probes: Probes, known: Sequence[Row], seeds: Sequence[int], rows_per_case: int, rows_per_option: int
+) -> Iterator[Row]:
     for seed in seeds:
         found = [row for row in known if row.seed == seed and row.option == PLAIN]
-        yield from found or probed(rows_per_case, seed)
+        yield from found or probes.plain(rows_per_case, seed)
     found = [row for row in known if row.option != PLAIN]
     yield from found
-    yield from probed_options(rows_per_option, {(row.option, row.case.world_size) for row in found}, seeds[0])
+    have = {(row.option, row.case.world_size) for row in found}
+    yield from probes.of_options(rows_per_option, have, seeds[0])
 
 
 def traced(request: ProbeRequest) -> int | None:
@@ -275,18 +314,28 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20, help="per model and world")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--options", type=int, default=2, help="per option and world")
+    parser.add_argument("--device", choices=CASES, default="cpu")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for probes")
+    parser.add_argument("--untraced", action="store_true", help="leave traces to a replay")
     parser.add_argument("--replay", action="store_true", help="compare with the probes that are recorded")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     rows: list[Row] = []
+    probes = Probes(arguments.device, arguments.minutes, not arguments.untraced)
+    stored = json.loads(_path(arguments.device).read_text()) if arguments.replay else {"rows": []}
+    known = list(recorded(stored))
     try:
-        for row in all_rows(arguments.seeds, arguments.rows, arguments.options, arguments.replay):
+        for row in all_rows(probes, known, arguments.seeds, arguments.rows, arguments.options):
             rows.append(row)
             show(row)
     finally:  # what was probed is kept, however it ended
-        save_figures(rows, arguments.seeds)
+        figures_of = compute_figures(rows, arguments.seeds, CASES[arguments.device])
+        result = {"seeds": arguments.seeds, "figures": figures_of, "rows": [row.to_dict() for row in rows]}
+        measured_on = stored["machine"] if len(rows) == len(known) > 0 else None
+        path = save(NAMES[arguments.device], result, measured_on)
+        print(f"written to {path}")
 
 
 def show(row: Row) -> None:
@@ -303,27 +352,27 @@ def show(row: Row) -> None:
     )
 
 
-def save_figures(every_row: Sequence[Row], seeds: Sequence[int]) -> None:
+def compute_figures(every_row: Sequence[Row], seeds: Sequence[int], cases: Cases) -> dict[str, Any]:
+    """Of each group of rows, printed too."""
     of_options = [row for row in every_row if row.option != PLAIN]
     rows = [row for row in every_row if row.option == PLAIN]
-    enough = [r for r in rows if r.config.micro_batch_size * r.config.sequence_length >= ENOUGH_TOKENS]
-    groups = {"all": rows, f"from {ENOUGH_TOKENS} tokens": enough}
+    enough = [r for r in rows if r.config.micro_batch_size * r.config.sequence_length >= cases.enough_tokens]
+    groups = {"all": rows, f"from {cases.enough_tokens} tokens": enough}
     for seed in seeds:
-        groups[f"seed {seed}, from {ENOUGH_TOKENS} tokens"] = [row for row in enough if row.seed == seed]
+        groups[f"seed {seed}, from {cases.enough_tokens} tokens"] = [r for r in enough if r.seed == seed]
     found = {name: compare(of_group, seeds[0]) for name, of_group in groups.items() if of_group}
-    for name in OPTIONS:
+    for name in cases.options:
         of_option = [row for row in of_options if row.option == name]
         found[name] = {key: of for key, of in memory(of_option).items() if of["rows"]}
     for group, figures_of in found.items():
         print(group)
         for name, of in figures_of.items():
             print(f"  {name:34}", "  ".join(f"{key} {value:.3g}" for key, value in of.items()))
-    result = {
-        "seeds": list(seeds),
-        "figures": found,
-        "rows": [row.to_dict() for row in [*rows, *of_options]],
-    }
-    print(f"written to {save('forecast_against_probes', result)}")
+    return found
+
+
+def _path(device: DeviceKind) -> Path:
+    return RESULTS / f"{NAMES[device]}.json"
 
 
 if __name__ == "__main__":

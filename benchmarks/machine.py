@@ -25,11 +25,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, result: dict[str, Any]) -> Path:
-    """Write results/NAME.json."""
+def save(name: str, result: dict[str, Any], measured_on: dict[str, Any] | None = None) -> Path:
+    """Write results/NAME.json; `measured_on` is the `machine()` of before, where nothing is measured anew."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": measured_on or machine(), **result}, indent=2) + "\n")
     return path
 
 

@@ -1,10 +1,7 @@
 """The device kinds a rank can run on, behind one Protocol: memory, clock, ceiling, names."""
 
-import os
 import platform
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +9,7 @@ import torch
 
 from trials.contract.capabilities import Feature
 from trials.contract.messages import DeviceKind, MemoryPeaks
+from trials.nvml import device_of_cuda, driver_version, free_bytes, nvml
 
 
 class DeviceMissing(Exception):
@@ -89,7 +87,7 @@ class CudaDevice:
             raise DeviceMissing(f"there is no CUDA device {local_rank}; this process sees {count}")
         self.torch_device = torch.device("cuda", local_rank)
         torch.cuda.set_device(self.torch_device)
-        before, _ = _device_wide_free(local_rank)
+        before = free_bytes(local_rank)
         torch.zeros(1, device=self.torch_device)  # creates the context
         after, self._total_bytes = torch.cuda.mem_get_info(self.torch_device)
         self._other_bytes = self._total_bytes - before if before is not None else 0
@@ -112,10 +110,7 @@ class CudaDevice:
 
     @property
     def driver(self) -> str | None:
-        import pynvml
-
-        with _nvml():
-            return str(pynvml.nvmlSystemGetDriverVersion())
+        return driver_version()
 
     def enforce_ceiling(self, ceiling_bytes: int) -> None:
         room = max(0, ceiling_bytes - self._baseline_bytes)
@@ -142,14 +137,12 @@ class CudaDevice:
         )
 
     def throttled(self) -> str | None:
-        import pynvml
-
-        with _nvml():
-            handle = _nvml_handle(self.torch_device.index)
+        with nvml() as pynvml:
+            handle = device_of_cuda(pynvml, self.torch_device.index)
             reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-        for name in ("SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown"):
-            if reasons & getattr(pynvml, f"nvmlClocksEventReason{name}", 0):
-                return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+            for name in ("SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown"):
+                if reasons & getattr(pynvml, f"nvmlClocksEventReason{name}", 0):
+                    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
         return None
 
 
@@ -163,41 +156,3 @@ def _status_bytes(field: str) -> int:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/self/status has no {field}")
-
-
-@contextmanager
-def _nvml() -> Iterator[None]:
-    """NVML is opened per question: handles do not survive a fork."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    try:
-        yield
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _nvml_handle(local_rank: int) -> object:
-    """NVML's handle of the CUDA device with this index, which CUDA_VISIBLE_DEVICES may have renumbered."""
-    import pynvml
-
-    properties = torch.cuda.get_device_properties(local_rank)
-    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}".encode())
-
-
-def _device_wide_free(local_rank: int) -> tuple[int | None, int | None]:
-    """Free bytes of the GPU before this process has a context on it (None where NVML cannot say: MIG)."""
-    import pynvml
-
-    visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
-    name = visible[local_rank] if visible else str(local_rank)
-    with _nvml():
-        try:
-            if name.isdigit():
-                handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
-            else:
-                handle = pynvml.nvmlDeviceGetHandleByUUID(name.encode())
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        except pynvml.NVMLError:
-            return None, None
-    return int(memory.free), int(memory.total)

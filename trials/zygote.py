@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trials.contract.constants import engine_constants
@@ -43,22 +44,32 @@ class Zygote:
         if device == "cpu":
             give_back_from(engine_constants(0).cpu_mmap_threshold_bytes)
         os.environ["DS_ACCELERATOR"] = device
-        for module in IMPORTED_AHEAD:
-            importlib.import_module(module)
+        self._device = device
+        with self._importing():
+            for module in IMPORTED_AHEAD:
+                importlib.import_module(module)
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
+
+    def _importing(self) -> AbstractContextManager[None]:
+        if self._device == "cpu":
+            return contextlib.nullcontext()
+        from trials.before_cuda import gpus_by_nvml
+
+        return gpus_by_nvml()
 
     def prepare(self, request: ProbeRequest) -> None:
         """Import and compile what this probe's ranks will use. Raises OperatorUnavailable."""
         import torch
 
-        load_operators(needed_operators(request))
-        if request.model.hf_config is not None:
-            from trials.model import model_class
+        with self._importing():
+            load_operators(needed_operators(request))
+            if request.model.hf_config is not None:
+                from trials.model import model_class
 
-            with contextlib.suppress(Exception):  # the ranks meet it again, and report it
-                model_class(request.model.hf_config)
+                with contextlib.suppress(Exception):  # the ranks meet it again, and report it
+                    model_class(request.model.hf_config)
         if torch.cuda.is_initialized():
             raise RuntimeError("CUDA was initialised in the process that forks: no rank could use it")
 

@@ -66,8 +66,15 @@ class LocalGpu:
     """A GPU, or an instance of one under MIG, that a process can compute on."""
 
     uuid: str
+    index: int
+    """NVML's, of the GPU that it is or is part of."""
     gpu: Gpu
     is_mig: bool = False
+
+    @property
+    def visible_as(self) -> str:
+        """Its name in CUDA_VISIBLE_DEVICES: a number where there is one, for DeepSpeed reads no other."""
+        return self.uuid if self.is_mig else str(self.index)
 
 
 def local_gpus(nvml: Nvml | None = None, environment: Mapping[str, str] = os.environ) -> tuple[LocalGpu, ...]:
@@ -104,7 +111,7 @@ class _Device:
 def _device(nvml: Nvml, index: int) -> _Device:
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        return _Device(nvml.nvmlDeviceGetUUID(handle), _computing(nvml, handle))
+        return _Device(nvml.nvmlDeviceGetUUID(handle), _computing(nvml, handle, index))
     except nvml.NVMLError:  # a GPU that has fallen off the bus keeps its index and computes nothing
         return _Device(f"lost {index}", ())
 
@@ -142,23 +149,25 @@ def _resolved(devices: Sequence[_Device], entry: str) -> LocalGpu | None:
     return next(iter(devices[index].computing), None)
 
 
-def _computing(nvml: Nvml, handle: Any) -> tuple[LocalGpu, ...]:
+def _computing(nvml: Nvml, handle: Any, index: int) -> tuple[LocalGpu, ...]:
     gpu = _gpu(nvml, handle)
     try:
         mode, _ = nvml.nvmlDeviceGetMigMode(handle)
     except nvml.NVMLError:  # most GPUs know no MIG
         mode = 0
     if mode != nvml.NVML_DEVICE_MIG_ENABLE:
-        return (LocalGpu(nvml.nvmlDeviceGetUUID(handle), gpu),)
+        return (LocalGpu(nvml.nvmlDeviceGetUUID(handle), index, gpu),)
     most = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
     instances = []
-    for index in range(most):
+    for place in range(most):
         try:
-            instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
         except nvml.NVMLError:  # no instance in this place
             continue
         instances.append(
-            LocalGpu(nvml.nvmlDeviceGetUUID(instance), _share(nvml, instance, gpu, most), is_mig=True)
+            LocalGpu(
+                nvml.nvmlDeviceGetUUID(instance), index, _share(nvml, instance, gpu, most), is_mig=True
+            )
         )
     return tuple(instances)
 

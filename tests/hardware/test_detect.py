@@ -222,6 +222,13 @@ def test_a_gpu_in_mig_mode_counts_as_its_instances(visible, uuids):
     assert seen(SPLIT, visible) == uuids
 
 
+def test_whole_gpus_go_by_number_and_instances_by_name():
+    """DeepSpeed 0.19 reads nothing but numbers from CUDA_VISIBLE_DEVICES."""
+    assert [gpu.visible_as for gpu in local_gpus(RecordedNvml(SPLIT), {})] == ["MIG-1", "MIG-2", "1"]
+    chosen = {"CUDA_VISIBLE_DEVICES": "GPU-c,1"}
+    assert [gpu.visible_as for gpu in local_gpus(RecordedNvml(FOUR), chosen)] == ["3", "1"]
+
+
 def test_mig_without_instances_computes_nothing():
     assert seen([RecordedGpu("GPU-a", mig_slots=[])]) == []
 

@@ -1,10 +1,12 @@
 """What runs where, by the capabilities and by what is tested; `python tests/trials/matrix.py` prints it.
 
 On CPU an option `runs` under a sharding where `test_engines.py` or `test_parallel.py` trains the two together
-against one fp32 process. Nothing here ran on CUDA yet.
+against one fp32 process. On CUDA it does where `test_on_gpu.py` did so on a GPU, which wrote it down.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, get_args
 
 from pairs import covering, legal
@@ -15,6 +17,7 @@ from test_parallel import CONTEXT, FOUR, STAGES, TENSOR, TWO
 from trials.contract.capabilities import Feature, refusals
 from trials.contract.config import Sharding, choices
 
+GPU_RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "gpu_engines.json"
 CUDA: frozenset[Feature] = frozenset({"cuda", "bf16", "fp16", "fp8"})
 SHARDINGS = get_args(Sharding)
 SHOWN = (
@@ -26,8 +29,8 @@ HEAD = """# What each engine runs
 Written by `make engines`; a test holds it to what the capabilities refuse and what the tests train.
 
 On CPU, *runs* means: trained with that sharding on real ranks, and losses and gradient norms of three steps
-agree with one fp32 process. A number is the reason why not, below. On CUDA (with bf16 and fp8) nothing ran
-yet: what is not refused there is *untested*.
+agree with one fp32 process. On CUDA (with bf16 and fp8) it means the same, on one rank of a real GPU
+({gpu}). A number is the reason why not, below.
 """
 
 
@@ -36,9 +39,25 @@ def trained() -> set[tuple[str, str, Any]]:
     configs: list[Mapping[str, Any]] = [*covering(legal(CPU, without=COMPILED)), *TWO, *FOUR]
     compiled = [(name, s) for name in COMPILED for s in ("ddp", "fsdp", "zero2")]
     configs += [{n: COMPILED[n], "sharding": s} for n, s in compiled if (n, s) != ("optimizer", "zero2")]
+    return together(configs)
+
+
+def trained_on_gpu() -> set[tuple[str, str, Any]]:
+    return together([row["config"] for row in _gpu_record()["trained"]])
+
+
+def together(configs: Iterable[Mapping[str, Any]]) -> set[tuple[str, str, Any]]:
+    """Sharding, field and value of what some configuration has."""
     return {
         (fields.get("sharding", "ddp"), field, value) for fields in configs for field, value in fields.items()
     }
+
+
+def _gpu_record() -> dict[str, Any]:
+    if not GPU_RECORD.exists():
+        return {"versions": {}, "trained": []}
+    found: dict[str, Any] = json.loads(GPU_RECORD.read_text())
+    return found
 
 
 def why_not(sharding: str, field: str, value: Any, features: frozenset[Feature]) -> str | None:
@@ -67,7 +86,8 @@ def options() -> Iterator[tuple[str, Any]]:
 
 
 def matrix() -> str:
-    runs, reasons = trained(), list[str]()
+    runs = {CPU: trained(), CUDA: trained_on_gpu()}
+    reasons = list[str]()
 
     def cell(sharding: str, field: str, value: Any, features: frozenset[Feature]) -> str:
         reason = why_not(sharding, field, value, features)
@@ -75,9 +95,13 @@ def matrix() -> str:
             if reason not in reasons:
                 reasons.append(reason)
             return str(reasons.index(reason) + 1)
-        return "runs" if features == CPU and (sharding, field, value) in runs else "untested"
+        return "runs" if (sharding, field, value) in runs[features] else "untested"
 
-    lines = [HEAD]
+    versions = _gpu_record()["versions"]
+    gpu = (
+        f" ({versions['device_name']}, torch {versions['torch']})" if versions else ", which was not had yet"
+    )
+    lines = [HEAD.format(gpu=gpu)]
     for title, features in (("CPU", CPU), ("CUDA", CUDA)):
         lines += [f"## {title}\n", "| | " + " | ".join(SHARDINGS) + " |", "|---" * (len(SHARDINGS) + 1) + "|"]
         for field, value in options():

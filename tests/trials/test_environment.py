@@ -57,6 +57,10 @@ def test_the_process_that_forks_starts_no_threads() -> None:
     assert thread_variables(1).items() <= probe_variables("cpu").items()
 
 
+def test_gpus_are_numbered_as_nvml_numbers_them() -> None:
+    assert probe_variables("cuda")["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
 def test_a_rank_takes_its_threads_after_the_fork() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IN_A_FORK],

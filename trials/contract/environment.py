@@ -40,6 +40,8 @@ def probe_variables(device: DeviceKind) -> dict[str, str]:
         # Nothing is looked up or downloaded.
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # GPUs have the numbers that NVML gives them, by which they are chosen.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         # Asking whether there is CUDA must not initialise it in the process that forks.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         **allocator_variables(device, engine_constants(0)),

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
@@ -16,7 +17,7 @@ from torch.distributed.fsdp import (
 )
 
 from trials.contract.config import Sharding
-from trials.engines import Engine, Setting
+from trials.engines import Engine, EngineRefusal, Setting
 from trials.engines.torch_step import TorchStep
 from trials.mesh import Mesh, device_mesh
 from trials.model import build as build_model
@@ -35,8 +36,17 @@ POLICY = {
 """Precision → what is gathered and what gradients are reduced in."""
 
 
+SHARDS_INTEGERS_FROM = "2.12"
+"""Version of torch; before it, FSDP asked of every shard whether it can have a gradient."""
+
+
 def build(setting: Setting) -> Engine:
     config, device = setting.config, setting.device
+    if config.base_weights != "native" and Version(torch.__version__) < Version(SHARDS_INTEGERS_FROM):
+        raise EngineRefusal(
+            f"FSDP of torch {torch.__version__} cannot shard {config.base_weights} weights; "
+            f"torch {SHARDS_INTEGERS_FROM} and later can"
+        )
     dtype = dtype_of_weights(config, STORED)
     built = build_model(setting.model, config, dtype, setting.seed, num_layers=setting.num_layers)
     built = modify(built, config, STORED, device)
