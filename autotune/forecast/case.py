@@ -65,6 +65,12 @@ class Case:
         """The same for attention, which float8 training leaves in bf16."""
         return self._rates({**RATES, "fp8": RATES["bf16"]})
 
+    @cached_property
+    def grouped_flops(self) -> Floats:
+        """The same for experts: torch's grouped matmul is not among the operators that autocast casts for."""
+        single = self.group.gpu.tflops.get("fp32", math.nan) * 1e12
+        return np.where(self.autocasts & ~np.isnan(single), single, self.peak_flops)
+
     def _rates(self, rates: Mapping[Precision, tuple[str, ...]]) -> Floats:
         gpu = self.group.gpu
         table = {
@@ -162,8 +168,8 @@ class Case:
         return ~self.has("activation_checkpointing", "none")
 
     @cached_property
-    def offloads_anything(self) -> Mask:
-        return ~self.has("offload", "none") & self.on_cuda
+    def offloads_activations(self) -> Mask:
+        return self.has("offload", "activations") & self.on_cuda
 
     @cached_property
     def offloads_parameters(self) -> Mask:

@@ -39,7 +39,7 @@ def communication(
     first, last = once * _exposed(case, gather, compute.forward), once * scatter
     gather, scatter = ~once * gather, ~once * scatter
     # Collectives and copies run side by side behind the same compute, so the slower of the two is waited for.
-    out, back = _copies(case, stage, held, acts)
+    out, back = _copies(case, held)
     copied = _exposed(case, back, compute.backward)
     in_backward = np.maximum(_exposed(case, gather + scatter, compute.backward), copied)
     # The last backward hides both its own collectives and the reduction of the step.
@@ -48,26 +48,34 @@ def communication(
     updated = case.has("sharding", "zero1", "zero2") * _shard_ring(case, case.bytes.weights * held.trainable)
     in_forward = np.maximum(_exposed(case, gather, compute.forward), _exposed(case, out, compute.forward))
     return Communication(
-        per_microbatch=in_forward + in_backward + _model_parallel(case, stage),
+        per_microbatch=in_forward
+        + in_backward
+        + _activation_copies(case, stage, acts)
+        + _model_parallel(case, stage),
         per_step=first + last + in_last_backward - in_backward + updated,
     )
 
 
-def _copies(case: Case, stage: Stage, held: Parameters, acts: Activations) -> tuple[Floats, Floats]:
-    """Seconds of a microbatch's copies between device and CPU memory: in its forward, in its backward.
+def _copies(case: Case, held: Parameters) -> tuple[Floats, Floats]:
+    """Seconds of a microbatch's copies of offloaded parameters: in its forward, in its backward.
 
-    Activations of the layers that are not on the device go and come back; parameters come for each of the
-    two, and gradients go. What the update copies is counted there.
+    They come for each of the two, and gradients go. What the update copies is counted there.
     """
-    if not case.offloads_anything.any():
+    if not case.offloads_parameters.any():
         return np.zeros(1), np.zeros(1)
-    seconds_per_byte = 1 / (case.constants.pcie_efficiency * case.group.gpu.pcie_gb_per_s * 1e9)
-    moved_layers = np.maximum(stage.layers - layers_alive(case, stage), 0)
-    activations = acts.saved * moved_layers
     parameters = case.offloads_parameters * stored_bytes(case, held) / case.shards
     gradients = case.offloads_parameters * case.bytes.gradients * held.trainable / case.shards
-    in_forward, in_backward = activations + parameters, activations + parameters + gradients
-    return in_forward * seconds_per_byte, in_backward * seconds_per_byte
+    return _over_pcie(case, parameters), _over_pcie(case, parameters + gradients)
+
+
+def _activation_copies(case: Case, stage: Stage, acts: Activations) -> Floats:
+    """Activations of the layers that are not on the device go and come back, in line with the kernels."""
+    moved_layers = np.maximum(stage.layers - layers_alive(case, stage), 0)
+    return _over_pcie(case, case.offloads_activations * 2.0 * acts.saved * moved_layers)
+
+
+def _over_pcie(case: Case, size: Floats) -> Floats:
+    return size / (case.constants.pcie_efficiency * case.group.gpu.pcie_gb_per_s * 1e9)
 
 
 def _reduction(case: Case, held: Parameters) -> Floats:

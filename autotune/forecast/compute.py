@@ -12,6 +12,7 @@ import numpy as np
 from autotune.forecast.activations import Activations, masked
 from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
+from autotune.forecast.layers import num_linears
 from autotune.forecast.states import Parameters, Stage, States, quantised_bytes
 
 BACKWARD_ATTENTION = 2.5
@@ -36,18 +37,42 @@ class MicroStep:
 
 
 def micro_step(case: Case, stage: Stage, acts: Activations) -> MicroStep:
+    """The device works, or waits for the process to start its kernels, whichever takes longer."""
     layer_forward, layer_backward = _layer(case, acts)
     loss_forward, loss_backward = _loss(case)
+    launched_forward = stage.layers * _launched(case) * case.constants.launch_s
+    again = case.looked_up("activation_checkpointing", {"none": 0.0, "selective": 1.0, "full": 1.0})
     return MicroStep(
-        forward=stage.layers * layer_forward + loss_forward,
-        backward=stage.layers * layer_backward + loss_backward,
+        forward=np.maximum(stage.layers * layer_forward + loss_forward, launched_forward),
+        backward=np.maximum(stage.layers * layer_backward + loss_backward, (2.0 + again) * launched_forward),
     )
+
+
+def _kernels(case: Case) -> Floats:
+    """Of one forward of a layer; its backward has twice as many."""
+    constants = case.constants
+    return np.where(
+        case.has("compile", True), constants.compiled_kernels_per_layer, constants.kernels_per_layer
+    )
+
+
+def _launched(case: Case) -> Floats:
+    """Kernels of one forward of a layer with the small ones of its adapters and casts."""
+    constants = case.constants
+    casts = case.has("precision", "fp8") | ~case.has("quantization_aware", "none")
+    per_linear = case.is_lora * constants.kernels_per_adapter + casts * constants.kernels_per_cast_linear
+    more = ~case.has("compile", True) * num_linears(case.shape) * per_linear
+    return _kernels(case) + more
 
 
 def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     constants, shape, sizes = case.constants, case.shape, case.sizes
     # Matmuls wait for arithmetic, or for their weights when there are few tokens to multiply with.
-    arithmetic = _matmul(case, case.tokens * sizes.active_linear / case.tensor)
+    products = case.tokens / case.tensor
+    arithmetic = _matmul(case, products * sizes.active_dense)
+    if sizes.active_experts:
+        efficiency = np.where(case.autocasts, constants.fp32_efficiency, _matmul_efficiency(case))
+        arithmetic = arithmetic + 2.0 * products * sizes.active_experts / (efficiency * case.grouped_flops)
     matmul = np.maximum(arithmetic, case.bytes.compute * sizes.linear / case.tensor / case.bandwidth)
     scores = 4.0 * case.tokens * _keys(case) * shape.query_size / case.tensor
     ring = np.where(case.context > 1, constants.ring_efficiency, 1.0)
@@ -58,12 +83,9 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     passes = np.where(
         case.has("compile", True), constants.compiled_elementwise_passes, constants.elementwise_passes
     )
-    elementwise = passes * acts.touched / case.bandwidth
+    elementwise = (passes * acts.touched + _written_out(case) + _adapters(case)) / case.bandwidth
     casts = 6.0 * case.autocasts * sizes.linear / case.tensor / case.bandwidth
-    kernels = np.where(
-        case.has("compile", True), constants.compiled_kernels_per_layer, constants.kernels_per_layer
-    )
-    latency = kernels * constants.kernel_latency_s
+    latency = _kernels(case) * constants.kernel_latency_s
 
     # Each matmul has its frozen weights written out in the compute format.
     written_out = ~case.has("base_weights", "native") * (quantised_bytes(case) + case.bytes.compute)
@@ -77,6 +99,22 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     backward = matmuls * matmul + dequantising
     backward = backward + BACKWARD_ATTENTION * attention + 2.0 * (elementwise + latency)
     return forward, backward + again
+
+
+def _written_out(case: Case) -> Floats:
+    """Bytes that the scores of eager attention move in a forward, beyond the passes over what it keeps."""
+    scores = case.tokens * case.sequence * case.shape.num_heads / case.tensor
+    uncompiled = case.has("attention", "eager") & ~case.has("compile", True)
+    return uncompiled * case.constants.score_traffic_bytes * scores
+
+
+def _adapters(case: Case) -> Floats:
+    """Bytes that LoRA adapters move in a forward."""
+    if not case.is_lora.any():
+        return np.zeros(1)
+    written = case.constants.adapter_passes * case.sizes.linear_outputs
+    read = (1.0 + 3.0 * case.casts_adapters) * case.sizes.linear_inputs
+    return case.is_lora * case.bytes.compute * (written + read) * case.tokens / case.tensor
 
 
 def _keys(case: Case) -> Floats:

@@ -21,7 +21,7 @@ class ForecastConstants:
     # Memory outside tensors.
     context_bytes: float = 0.5e9 + 32 * MIB
     """CUDA context (0.3 to 0.5 GB) and the cuBLASLt workspace of sm90. Read; upper ends, since errors
-    found were almost always too low."""
+    found were almost always too low. One H200 had 0.25 GB, and learns that with its first probe."""
     adapter_library_bytes: float = 0.0
     """Of libraries that are imported for LoRA, in the CPU memory of a rank."""
     first_communicator_bytes: float = 0.7e9
@@ -55,7 +55,8 @@ class ForecastConstants:
     deepspeed_max_live_parameters: float = 1e9
     """`stage3_max_live_parameters`: gathered parameters that ZeRO-3 keeps. Read: DeepSpeed's default."""
     reserved_over_allocated: float = 1.09
-    """Allocator's holdings over tensors, outside FSDP: 1.03 to 1.09 in Megatron-LM. Read; upper end."""
+    """Allocator's holdings over tensors, outside FSDP: 1.03 to 1.09 in Megatron-LM (read), the mean of 14
+    configurations on one H200, which had 1.01 to 1.21 (benchmarks/results/forecast_against_gpu.json)."""
 
     # Compute.
     matmul_efficiency: float = 0.57
@@ -78,6 +79,12 @@ class ForecastConstants:
     """Times that each saved byte crosses the memory in an uncompiled forward: a Llama layer's norms, rotary
     embedding and gate move 590 kB a token for the 200 kB they save, at the sizes of 8B. Read: HF Llama; the
     backward takes twice as many."""
+    score_traffic_bytes: float = 18
+    """Per score of eager attention, in an uncompiled forward, beyond those passes: scaling, mask and casts.
+    The backward moves twice as much. Measured on one H200: 20 to 35."""
+    adapter_passes: float = 5
+    """Times that a linear's output crosses the memory in the forward of the LoRA adapter beside it, which is
+    scaled and added; its input does once, and three times more where it is cast. Read: peft."""
     compiled_elementwise_passes: float = 1.2
     """The same through torch.compile, which fuses them. Reasoned."""
     loss_traffic_bytes: float = 40
@@ -86,6 +93,15 @@ class ForecastConstants:
     """Launched by one forward of an uncompiled layer; its backward launches twice as many. Read: HF Llama."""
     compiled_kernels_per_layer: float = 15
     """The same through torch.compile. Reasoned."""
+    kernels_per_adapter: float = 6
+    """More of each linear's forward under LoRA: the adapter's casts, matmuls, scale and sum. Read: peft."""
+    kernels_per_cast_linear: float = 30
+    """More of each linear's forward where its operands are scaled and cast by operators of their own (float8,
+    quantisation-aware training) and nothing compiles them. Measured on one H200, with the launches below."""
+    launch_s: float = 16e-6
+    """Between the starts of two kernels, which the process cannot make shorter: steps of few tokens wait for
+    it. Measured on one H200 in a virtual machine (benchmarks/results/forecast_against_gpu.json); faster
+    processors need half of it."""
     kernel_latency_s: float = 5e-6
     """What a kernel costs besides its work: 2 µs make Calculon's efficiency of small matmuls on an A100
     (0.9 at 16 GFLOP, 0.6 at 1 GFLOP); the rest is what eager PyTorch adds. Reasoned."""
@@ -138,6 +154,9 @@ CONSTANTS: Mapping[DeviceKind, ForecastConstants] = MappingProxyType(
             link_efficiency=0.17,
             link_latency_s=50e-6,
             hidden_share=0.0,
+            # Operators run when they are called, so none waits to be started; scores stay in a cache.
+            launch_s=0.0,
+            score_traffic_bytes=0.0,
         ),
     }
 )

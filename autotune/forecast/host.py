@@ -15,7 +15,7 @@ DEEPSPEED_GRADIENT_BYTES = 4.0
 
 def host_bytes(case: Case, acts: Activations) -> Floats:
     """Of all ranks of a node together: what they offload, while training is under way."""
-    if not case.offloads_anything.any():
+    if not (case.offloads_optimizer | case.offloads_activations).any():
         return np.zeros(1)
     stage = stages(case)[-1]  # of a pipeline the first, with the most microbatches in flight
     held = parameters(case, stage)

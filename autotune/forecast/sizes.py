@@ -19,12 +19,26 @@ class Sizes:
     """Of a layer, those of its experts, which are stacked along their number; 0 without."""
     linear: float
     """Matmul weights of a layer, of all experts."""
-    active_linear: float
-    """Those that one token passes."""
+    active_experts: float
+    """Of experts, those that one token passes."""
+    active_dense: float
+    """Those that every token passes."""
     cast_linear: float
     """Those that autocast makes copies of: all but the experts', which are no `nn.Linear`."""
-    adapter: float
-    """LoRA weights of a layer, per unit of rank: inputs and outputs of every `nn.Linear`."""
+    linear_inputs: float
+    """Numbers per token that every `nn.Linear` of a layer reads."""
+    linear_outputs: float
+    """Those that it writes."""
+
+    @property
+    def active_linear(self) -> float:
+        """Matmul weights of a layer that one token passes."""
+        return self.active_dense + self.active_experts
+
+    @property
+    def adapter(self) -> float:
+        """LoRA weights of a layer, per unit of rank."""
+        return self.linear_inputs + self.linear_outputs
 
     @classmethod
     def of(cls, shape: ModelShape) -> "Sizes":
@@ -43,7 +57,9 @@ class Sizes:
             matrices=matrices,
             experts=experts,
             linear=attention + router + projections * h * f * shape.num_experts,
-            active_linear=attention + router + projections * h * f * shape.experts_per_token,
+            active_experts=projections * h * f * shape.experts_per_token if experts else 0,
+            active_dense=attention + router + dense,
             cast_linear=shape.measured.cast_weights if shape.measured else attention + router + dense,
-            adapter=2 * (h + q) + 2 * (h + k) + (projections * (h + f) if shape.num_experts == 1 else 0),
+            linear_inputs=3 * h + q + (0 if experts else (projections - 1) * h + f),
+            linear_outputs=q + 2 * k + h + (0 if experts else (projections - 1) * f + h),
         )

@@ -165,9 +165,7 @@ def _computing(nvml: Nvml, handle: Any, index: int) -> tuple[LocalGpu, ...]:
         except nvml.NVMLError:  # no instance in this place
             continue
         instances.append(
-            LocalGpu(
-                nvml.nvmlDeviceGetUUID(instance), index, _share(nvml, instance, gpu, most), is_mig=True
-            )
+            LocalGpu(nvml.nvmlDeviceGetUUID(instance), index, _share(nvml, instance, gpu, most), is_mig=True)
         )
     return tuple(instances)
 

@@ -9,6 +9,8 @@ from autotune.errors import BadInput
 from autotune.forecast.constants import CONSTANTS
 from autotune.forecast.forecast import Forecast, forecast
 from autotune.hardware.inventory import NodeGroup
+from autotune.models import presets
+from autotune.models.closed_form import shape_of
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 
@@ -96,7 +98,7 @@ def test_an_offloaded_step_is_slower_and_accumulation_pays_for_it(run):
 def test_offloaded_activations_cross_pcie_and_back(run):
     fields = {"micro_batch_size": 4, "sequence_length": 8192}
     here, away = run(fields, {**fields, "offload": "activations"}).step_s
-    assert away > 1.3 * here  # 30 layers keep 180 GB
+    assert away > 2.5 * here  # 30 layers keep 180 GB, and their copies are in line with the kernels
 
 
 def test_offloaded_parameters_come_with_every_microbatch(run):
@@ -156,7 +158,10 @@ def test_a_window_spares_only_kernels_that_skip_it(run, node, llama_8b):
 def test_a_quantised_base_is_written_out_for_each_matmul_and_gathered_as_it_is_stored(run, h100):
     fields = {"adaptation": "lora", "precision": "bf16_pure", "sequence_length": 512}
     native, int8, int4 = run(
-        *({"sharding": "ddp", "base_weights": base, **fields} for base in ("native", "int8", "int4"))
+        *(
+            {"sharding": "ddp", "base_weights": base, "micro_batch_size": 4, **fields}
+            for base in ("native", "int8", "int4")
+        )
     ).step_s
     assert native < int4 < int8 < 1.5 * native
     slow = NodeGroup(h100, num_nodes=2, gpus_per_node=8, network_gb_per_s=0.1)
@@ -164,6 +169,35 @@ def test_a_quantised_base_is_written_out_for_each_matmul_and_gathered_as_it_is_s
         *({"base_weights": base, **fields} for base in ("native", "int4")), group=slow, world_size=16
     ).step_s
     assert int4 < 0.6 * native
+
+
+def test_few_tokens_wait_for_their_kernels_to_be_started(run, llama_8b):
+    """So twice as many take no longer, until there are enough of them; what is compiled starts fewer."""
+    rows = [{"sharding": "ddp", "sequence_length": tokens} for tokens in (16, 32, 4096, 8192)]
+    few, more, many, twice_as_many = run(*rows, world_size=1).step_s
+    assert more == pytest.approx(few, rel=0.01)
+    assert twice_as_many > 1.8 * many
+    (compiled,) = run({**rows[0], "compile": True}, world_size=1).step_s
+    assert compiled < few
+    (cast,) = run({**rows[0], "precision": "fp8"}, world_size=1).step_s
+    assert cast > few
+
+
+def test_autocast_leaves_experts_in_fp32(node):
+    """torch's grouped matmul is not cast for; FSDP and pure bf16 hand it weights in two bytes."""
+    shape = shape_of(presets.load("mixtral-8x7b"))
+    assert shape is not None
+    fields = {"sequence_length": 4096, "micro_batch_size": 4}
+    columns = Columns.of(
+        [
+            TrainingConfig(sharding="ddp", precision="bf16", **fields),
+            TrainingConfig(sharding="ddp", precision="bf16_pure", **fields),
+            TrainingConfig(sharding="fsdp", precision="bf16", **fields),
+        ]
+    )
+    autocast, pure, gathered = forecast(shape, node, 8, columns).step_s
+    assert autocast > 4 * pure
+    assert gathered < 1.5 * pure
 
 
 def test_a_device_that_states_no_rate_is_named(run, node):
