@@ -1,8 +1,9 @@
 """`GroupPlan`: one space forecast on one group of nodes; `plan_groups` makes those of an inventory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,14 +104,16 @@ def plan_groups(
     where no group has a legal configuration.
     """
     taught, notes = _experience(request.storage, groups)
-    turns = [((request.space,),) if request.space else default_spaces(group) for group in groups]
+    turns: list[tuple[tuple[str | Mapping[str, Any], ...], ...]] = [
+        default_spaces(group) if request.space is None else ((request.space,),) for group in groups
+    ]
     planned: dict[int, GroupPlan] = {}
     refused: dict[int, BadInput] = {}
     for turn in range(max(map(len, turns))):
         for index, (group, calibration) in enumerate(zip(groups, taught, strict=True)):
-            for name in turns[index][turn] if turn < len(turns[index]) else ():
+            for chosen in turns[index][turn] if turn < len(turns[index]) else ():
                 try:
-                    found = _plan_group(request, model, group, name, calibration)
+                    found = _plan_group(request, model, group, chosen, calibration)
                 except BadInput as error:  # another space may have what this one lacks
                     refused.setdefault(index, error)
                     continue
@@ -161,10 +164,15 @@ def _experience(
 
 
 def _plan_group(
-    request: PlanRequest, model: ResolvedModel, group: NodeGroup, name: str, calibration: Calibration
+    request: PlanRequest,
+    model: ResolvedModel,
+    group: NodeGroup,
+    chosen: str | Mapping[str, Any],
+    calibration: Calibration,
 ) -> GroupPlan:
     try:
-        space, notes = space_for(name, request.settings, model.shape)
+        space, notes = space_for(chosen, request.settings, model.shape)
+        name = chosen if isinstance(chosen, str) else space.name
         world_size = space.world_size or group.world_size
         if world_size > group.world_size:
             raise BadInput(

@@ -9,6 +9,7 @@ import numpy as np
 from autotune.errors import BadInput, NothingFits
 from autotune.forecast.forecast import break_down, forecast, usable_host_bytes
 from autotune.group_plan import GroupPlan, advice_for, foremost, plan_groups
+from autotune.hardware.inventory import NodeGroup
 from autotune.hardware.parse import parse_inventory
 from autotune.hardware.sizes import format_bytes
 from autotune.models.resolve import ResolvedModel, resolve
@@ -29,10 +30,15 @@ def plan(request: PlanRequest) -> Plan:
     Without a named space those that suit the inventory are tried in turn, from full training to LoRA, until
     something fits. Raises BadInput where no configuration is legal.
     """
-    model, groups = resolve(request.model), parse_inventory(request.gpus, request.ray_address).groups
+    model, groups = _premises(request)
     planned, notes = plan_groups(request, model, groups)
     found = _answer(request, model, planned, notes)
     return _traced(found, model, request.trace)
+
+
+def _premises(request: PlanRequest) -> tuple[ResolvedModel, tuple[NodeGroup, ...]]:
+    model = resolve(request.model, request.model_name)
+    return model, parse_inventory(request.gpus, request.ray_address).groups
 
 
 def save_plot(found: Plan, path: Path) -> None:
@@ -70,7 +76,7 @@ def explain(request: PlanRequest, given: Mapping[str, Value]) -> Explanation:
 
     Raises BadInput where it is illegal.
     """
-    model, groups = resolve(request.model), parse_inventory(request.gpus, request.ray_address).groups
+    model, groups = _premises(request)
     planned, usual = foremost(plan_groups(request, model, groups)[0])
     config = TrainingConfig.parse({**usual.config.model_dump(), **given})
     facts, group = planned.facts, planned.group

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from autotune.errors import BadInput
 from autotune.hardware.cpu import cpu_cores
@@ -25,12 +26,15 @@ LENGTH = "sequence_length"
 class TuneRequest:
     """A job in the user's own words; what is None is for autotune to decide."""
 
-    model: str
-    gpus: str = "auto"
+    model: str | Mapping[str, Any]
+    """As `resolve` takes it: in a word, or the object of a Hugging Face config.json."""
+    gpus: str | Mapping[str, Any] = "auto"
+    """As `parse_inventory` takes it: in a word, or the object of an inventory file."""
     name: str | None = None
     ceiling: str | None = None
     headroom: float = 0.05
-    space: str | None = None
+    space: str | Mapping[str, Any] | None = None
+    """A shipped name, a YAML file, or the object that one holds."""
     settings: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     baseline: TrainingConfig | None = None
     """Only the fields that were set count; the others are as in the baseline that autotune would choose."""
@@ -48,17 +52,19 @@ class TuneRequest:
     fresh: bool = False
     executor: str = "ray"
     ray_address: str | None = None
+    model_name: str | None = None
+    """What people shall call the model; None: as `resolve` does."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
     """A question in the user's own words; what is None is for autotune to decide."""
 
-    model: str
-    gpus: str = "auto"
+    model: str | Mapping[str, Any]
+    gpus: str | Mapping[str, Any] = "auto"
     ceiling: str | None = None
     headroom: float = 0.05
-    space: str | None = None
+    space: str | Mapping[str, Any] | None = None
     settings: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     global_batch_size: int | None = None
     global_batch_tolerance: float = 0.10
@@ -68,11 +74,12 @@ class PlanRequest:
     ray_address: str | None = None
     storage: str | None = None
     """URL of the database whose measurements calibrate the forecast; None: of none."""
+    model_name: str | None = None
 
 
 def specify(request: TuneRequest) -> JobSpec:
     """The user's words, resolved and frozen. Raises BadInput."""
-    model = resolve(request.model)
+    model = resolve(request.model, request.model_name)
     # Probes of the other executors run on this machine, whatever cluster the environment names.
     cluster = request.ray_address if request.executor == "ray" else None
     inventory = parse_inventory(request.gpus, cluster)
@@ -80,15 +87,15 @@ def specify(request: TuneRequest) -> JobSpec:
     if request.gpu_hours is not None and group.gpu.kind == "cpu":
         raise BadInput("--gpu-hours bounds probes on GPUs, and these are CPUs; use --minutes")
     try:
-        name = request.space or default_spaces(group)[0][0]
-        space, shortened = space_for(name, request.settings, model.shape)
+        chosen = default_spaces(group)[0][0] if request.space is None else request.space
+        space, shortened = space_for(chosen, request.settings, model.shape)
         return JobSpec.parse(
             {
                 "name": request.name or UNNAMED,
                 "model": model.spec,
                 "shape": asdict(model.shape),
                 "notes": (*model.notes, *shortened, *_notes(group, cluster)),
-                "gpus": request.gpus,
+                "gpus": request.gpus if isinstance(request.gpus, str) else str(inventory),
                 "inventory": inventory.to_dict(),
                 "world_size": space.world_size or group.world_size,
                 "ceiling_bytes": ceiling_bytes(request.ceiling, group),
@@ -134,21 +141,23 @@ def _notes(group: NodeGroup, ray_address: str | None) -> Iterator[str]:
 
 
 def space_for(
-    name: str, settings: Mapping[str, Sequence[Value]], shape: ModelShape
+    given: str | Mapping[str, Any], settings: Mapping[str, Sequence[Value]], shape: ModelShape
 ) -> tuple[SearchSpace, tuple[str, ...]]:
     """The space, and what was changed in it: a length that nobody asked for gives way to the model's.
 
     Raises ContractError.
     """
-    space = SearchSpace.load(name).narrowed(settings)
-    asked_for = LENGTH in settings or (name not in SearchSpace.names() and LENGTH in space.dimensions)
+    space = SearchSpace.load(given).narrowed(settings)
+    shipped = isinstance(given, str) and given in SearchSpace.names()
+    asked_for = LENGTH in settings or (not shipped and LENGTH in space.dimensions)
     longest = shape.max_positions
     usual = space.dimensions.get(LENGTH, (TrainingConfig().sequence_length,))
     if asked_for or longest is None or all(int(length) <= longest for length in usual):
         return space, ()
     lengths = tuple(dict.fromkeys(min(int(length), longest) for length in usual))
     note = (
-        f"{LENGTH} is at most {longest}, the positions of the model, not {max(usual)} as in the space {name}"
+        f"{LENGTH} is at most {longest}, the positions of the model, not {max(usual)} as in the space "
+        f"{given if isinstance(given, str) else space.name}"
     )
     return space.narrowed({LENGTH: lengths}), (note,)
 

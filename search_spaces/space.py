@@ -61,11 +61,23 @@ class SearchSpace(Message):
         return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
     @classmethod
-    def load(cls, name_or_path: str | Path) -> Self:
-        """A shipped space by name, or a YAML file; a file without `name` is called after itself.
+    def load(cls, given: str | Path | Mapping[str, Any]) -> Self:
+        """A shipped space by name, a YAML file, or what such a file holds.
 
-        Raises ContractError with one sentence that names the file.
+        A file without `name` is called after itself, its content `custom`. Raises ContractError with one
+        sentence that names the file.
         """
+        return cls._named(given) if isinstance(given, str | Path) else cls._given(given)
+
+    @classmethod
+    def _given(cls, content: Mapping[str, Any]) -> Self:
+        try:
+            return cls.parse({"name": "custom", **content})
+        except ContractError as error:
+            raise ContractError(f"the space: {error}") from error
+
+    @classmethod
+    def _named(cls, name_or_path: str | Path) -> Self:
         names = cls.names()
         path = PRESETS / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
         if not _is_file(path):

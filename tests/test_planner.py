@@ -113,6 +113,14 @@ def test_mixed_groups_are_planned_one_by_one(tmp_path):
     assert {row.gpus for row in found.ranked} == {"8 × H100-80GB", "16 × A100-80GB"}
 
 
+def test_objects_do_as_well_as_words():
+    inventory = {"nodes": [{"gpus_per_node": 8, "gpu": "H100"}]}
+    space = SearchSpace.load("fsdp").model_dump(mode="json")
+    words, objects = plan(ask(space="fsdp")), plan(ask(gpus=inventory, space=space, model_name="ours"))
+    assert objects == words.model_copy(update={"model": "ours"})
+    assert plan(ask(space={**space, "name": "mine"})).space == "mine"
+
+
 def mixed(tmp_path, **of_first: object) -> str:
     """Four small GPUs beside one large one."""
     file = tmp_path / "mixed.json"

@@ -1,5 +1,6 @@
 """What a request stands for: the parts that nobody said."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,46 @@ def test_gpu_hours_are_no_bound_on_cpus():
     with pytest.raises(BadInput, match="use --minutes"):
         specify(TuneRequest("llama-20m", gpus="cpu:2", gpu_hours=1.0))
     assert specify(TuneRequest("llama-20m", gpus="H100:1", gpu_hours=1.0)).gpu_hours == 1.0
+
+
+MODEL = {"model_type": "gpt2", "n_positions": 64, "n_layer": 2, "n_embd": 64, "n_head": 2}
+INVENTORY = {"nodes": [{"count": 2, "gpus_per_node": 8, "gpu": "H100"}]}
+SPACE = {"dimensions": {"micro_batch_size": {"min": 1, "max": 2}, "sharding": "fsdp"}}
+
+
+def test_objects_do_as_well_as_files(tmp_path: Path) -> None:
+    files = {}
+    for name, content in (("model", MODEL), ("gpus", INVENTORY), ("space", SPACE)):
+        files[name] = tmp_path / f"{name}.json"
+        files[name].write_text(json.dumps(content))
+    by_files = specify(TuneRequest(**{name: str(file) for name, file in files.items()}))
+    by_objects = specify(TuneRequest(model=MODEL, gpus=INVENTORY, space=SPACE, model_name="mine"))
+    assert by_objects.model.digest == by_files.model.digest
+    assert (by_objects.model.name, by_objects.gpus) == ("mine", "2 × 8 × H100-80GB")
+    assert by_objects.world_size == by_files.world_size == 16
+    assert by_objects.space == {**by_files.space, "name": "custom"}
+    assert "as in the space custom" in by_objects.notes[0]
+    assert len(work_out(by_objects).candidates) == len(work_out(by_files).candidates)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({}, "the space: dimensions: field required"),
+        (
+            {"dimensions": {"precison": "bf16"}},
+            "the space: dimensions: unknown field 'precison'; did you mean",
+        ),
+        ({"dimensions": {}, "sizes": 1}, "the space: unknown field 'sizes'"),
+        ("", "no space and no file is called ''"),
+    ],
+)
+def test_a_space_that_cannot_be_is_named(space: object, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        specify(TuneRequest(model="llama-20m", gpus="H100:8", space=space))
+
+
+def test_an_object_may_be_called_as_a_shipped_space_is() -> None:
+    space = {"name": "fsdp", "dimensions": {"sequence_length": 2048}}
+    with pytest.raises(BadInput, match="--set sequence_length=1024"):
+        work_out(specify(TuneRequest(model="gpt2", gpus="H100:1", space=space)))

@@ -7,12 +7,17 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from autotune.errors import BadInput
+from autotune.hardware.sizes import MAX_BYTES
 from trials.contract.capabilities import Feature
 from trials.contract.message import sentence
 from trials.contract.messages import DeviceKind
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MAX_NODES = 65_536
+MAX_GPUS_PER_NODE = 1024
+MAX_GROUPS = 64
+
+Bytes = Annotated[int, Field(ge=1, le=MAX_BYTES)]
+Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -25,9 +30,9 @@ class Gpu:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    name: str
+    name: Annotated[str, Field(min_length=1, max_length=80)]
     kind: DeviceKind
-    memory_bytes: Count
+    memory_bytes: Bytes
     tflops: dict[str, Rate]
     """Precision (`fp32`, `tf32`, `fp16`, `bf16`, `fp8`) → 1e12 floating-point operations per second."""
     bandwidth_gb_per_s: Rate
@@ -48,23 +53,30 @@ class NodeGroup:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     gpu: Gpu
-    num_nodes: Count
-    gpus_per_node: Count
+    num_nodes: Annotated[int, Field(ge=1, le=MAX_NODES)]
+    gpus_per_node: Annotated[int, Field(ge=1, le=MAX_GPUS_PER_NODE)]
     network_gb_per_s: Rate
     """Between nodes, per device and direction."""
-    host_memory_bytes: Count | None = None
+    host_memory_bytes: Bytes | None = None
     """CPU memory of one node."""
 
     @property
     def world_size(self) -> int:
         return self.num_nodes * self.gpus_per_node
 
+    def __str__(self) -> str:
+        nodes = f"{self.num_nodes} × " if self.num_nodes > 1 else ""
+        return f"{nodes}{self.gpus_per_node} × {self.gpu.name}"
+
 
 @dataclass(frozen=True)
 class Inventory:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    groups: Annotated[tuple[NodeGroup, ...], Field(min_length=1)]
+    groups: Annotated[tuple[NodeGroup, ...], Field(min_length=1, max_length=MAX_GROUPS)]
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.groups))
 
     @property
     def group(self) -> NodeGroup:

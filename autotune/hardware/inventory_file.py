@@ -1,4 +1,4 @@
-"""An inventory as a file: node groups in YAML, JSON or TOML.
+"""An inventory as a file, or as the object that a file holds: node groups in YAML, JSON or TOML.
 
 nodes:
   - count: 2                  # how many such nodes; 1 if left out
@@ -22,15 +22,20 @@ from pydantic import Field, field_validator
 from autotune.errors import BadInput
 from autotune.hardware import catalog
 from autotune.hardware.cpu import cpu_group
-from autotune.hardware.inventory import Gpu, Inventory, NodeGroup
+from autotune.hardware.inventory import (
+    MAX_GPUS_PER_NODE,
+    MAX_GROUPS,
+    MAX_NODES,
+    Gpu,
+    Inventory,
+    NodeGroup,
+)
 from autotune.hardware.sizes import parse_size
 from search_spaces.documents import parse_json, parse_yaml
 from trials.contract.capabilities import Feature
 from trials.contract.message import ContractError, Message
 
 MAX_BYTES = 1 << 20
-MAX_NODES = 65_536
-MAX_GPUS_PER_NODE = 1024
 ASSUMED_NETWORK_GB_PER_S = 3.1
 """For a GPU that is not in the catalogue: 100 Gbit/s shared by four."""
 
@@ -110,7 +115,7 @@ class Nodes(Message):
 
 
 class InventoryFile(Message):
-    nodes: tuple[Nodes, ...] = Field(min_length=1, max_length=64)
+    nodes: tuple[Nodes, ...] = Field(min_length=1, max_length=MAX_GROUPS)
 
 
 READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
@@ -134,8 +139,15 @@ def read_inventory(path: Path) -> Inventory:
         raise BadInput(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise BadInput(f'{path} must hold "nodes", a list of node groups')
+    return inventory_of(content, str(path), f"given in {path.name}")
+
+
+def inventory_of(content: Mapping[str, Any], where: str, source: str) -> Inventory:
+    """The inventory that a file's content describes: `where` is named in what BadInput says, `source` where
+    its figures are from.
+    """
     try:
         nodes = InventoryFile.parse(content).nodes
     except ContractError as error:
-        raise BadInput(f"{path}: {error!s:.500}") from None
-    return Inventory(tuple(group.group(f"given in {path.name}") for group in nodes))
+        raise BadInput(f"{where}: {error!s:.500}") from None
+    return Inventory(tuple(group.group(source) for group in nodes))

@@ -1,14 +1,16 @@
 """`--gpus` as the user writes it → an inventory."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autotune.errors import BadInput
 from autotune.hardware import catalog
 from autotune.hardware.cpu import cpu_group
 from autotune.hardware.detect import detect, ray_cpu_group
-from autotune.hardware.inventory import Inventory, NodeGroup
-from autotune.hardware.inventory_file import MAX_GPUS_PER_NODE, MAX_NODES, READERS, read_inventory
+from autotune.hardware.inventory import MAX_GPUS_PER_NODE, MAX_NODES, Inventory, NodeGroup
+from autotune.hardware.inventory_file import READERS, inventory_of, read_inventory
 
 FORMS = (
     re.compile(r"(?P<nodes>[0-9]+)x(?P<gpus>[0-9]+)x(?P<name>.+)", re.IGNORECASE),
@@ -19,14 +21,17 @@ FORMS = (
 """`2x8xH100`, `8xH100`, `H100:8`, and one GPU by its name."""
 
 
-def parse_inventory(text: str, ray_address: str | None = None) -> Inventory:
-    """Read `auto`, `H100:8`, `2x8xH100-80GB` (nodes × GPUs of a node × GPU), `cpu:2`, or an inventory file.
+def parse_inventory(gpus: str | Mapping[str, Any], ray_address: str | None = None) -> Inventory:
+    """Read `auto`, `H100:8`, `2x8xH100-80GB` (nodes × GPUs of a node × GPU), `cpu:2`, an inventory file, or
+    an object: what such a file holds, or what `Inventory.to_dict` gave.
 
     `auto` and `cpu` ask the Ray cluster at `ray_address`, else this machine; a cluster that lacks such nodes
     is for the executor to refuse. Raises ExecutionUnavailable where the cluster does not answer, and BadInput
     naming the nearest GPU or saying which count is wrong.
     """
-    text = text.strip()
+    if not isinstance(gpus, str):
+        return Inventory.from_dict(gpus) if "groups" in gpus else inventory_of(gpus, "the inventory", "given")
+    text = gpus.strip()
     if text.lower() == "auto":
         return detect(ray_address)
     if Path(text).suffix.lower() in READERS:

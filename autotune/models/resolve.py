@@ -1,8 +1,10 @@
 """MODEL as the user writes it → what a probe builds and what the forecast needs to know."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from autotune.errors import BadInput
 from autotune.models import presets
@@ -10,10 +12,12 @@ from autotune.models.closed_form import shape_of
 from autotune.models.described import describe
 from autotune.models.hf import CleanConfig, clean, read_config
 from autotune.models.shape import ModelShape
+from autotune.models.strict_json import plain_object
 from trials.contract.message import nearest
 from trials.contract.messages import ModelSpec
 
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+NAME = re.compile(r"[^\W_][\w .+:/@-]{0,79}")
 MAX_PARAMETERS = 10**14
 """Fifty times the largest model reported: beyond it a size in the configuration is a slip."""
 
@@ -26,12 +30,33 @@ class ResolvedModel:
     """Sentences on what was left out or assumed."""
 
 
-def resolve(text: str) -> ResolvedModel:
-    """Resolve a preset's name, a config.json or its folder, or `package.module:factory`.
+def resolve(model: str | Mapping[str, Any], name: str | None = None) -> ResolvedModel:
+    """Resolve a preset's name, a config.json or its folder, `package.module:factory`, or the object that a
+    config.json holds.
 
-    Presets and known families take milliseconds; other families and factories are built in a process of
-    their own, within its deadline. Raises BadInput where `text` is none of these or cannot be used.
+    `name` is what people shall call it; None: as the preset, the folder or the factory, an object by its
+    model_type. Presets and known families take milliseconds; other families and factories are built in a
+    process of their own, within its deadline. Raises BadInput where `model` is none of these or cannot be
+    used.
     """
+    if name is not None and not NAME.fullmatch(name):
+        raise BadInput(
+            f"{name[:80]!r} cannot be a model's name; use up to 80 letters, digits, spaces and -_.+:/@, "
+            "with a letter or digit first"
+        )
+    found = _from_text(model) if isinstance(model, str) else _from_object(model, name)
+    if name is None:
+        return found
+    return replace(found, spec=found.spec.model_copy(update={"name": name}))
+
+
+def _from_object(given: Mapping[str, Any], name: str | None) -> ResolvedModel:
+    source = "the model's configuration"
+    found = clean(plain_object(given, source), source)
+    return _from_config(name or str(found.config["model_type"]), found)
+
+
+def _from_text(text: str) -> ResolvedModel:
     if text.lower() in presets.names():
         name = text.lower()
         return _from_config(name, clean(presets.load(name), f"preset {name}"))

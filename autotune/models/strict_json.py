@@ -1,6 +1,8 @@
-"""A JSON object from a file that anyone may have written: bounded, unambiguous, finite."""
+"""A JSON object that anyone may have written, in a file or in hand: bounded, unambiguous, finite."""
 
+import json
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,27 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{file} must hold a JSON object, like the config.json of a model on the Hub")
     return value
+
+
+def plain_object(given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy of `given` as if read from a file; raises BadInput naming `what` under the same conditions."""
+    try:
+        text = json.dumps(given, default=_as_dict)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"{what} holds what JSON cannot: {error}") from None
+    if len(text) > MAX_BYTES:
+        raise BadInput(f"{what} is larger than 1 MiB, so it is not a model's configuration")
+    try:
+        value: dict[str, Any] = parse_json(text)
+    except ContractError as error:
+        raise BadInput(f"{what}: {error}") from None
+    return value
+
+
+def _as_dict(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__}")
 
 
 def _bytes(file: Path) -> bytes:

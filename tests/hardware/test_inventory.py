@@ -89,6 +89,11 @@ def test_a_stored_inventory_comes_back_equal(text):
         ({"groups": []}, "groups"),
         ({"nodes": 2}, "nodes"),
         ({"groups": [{"num_nodes": 1}]}, "groups.0.gpu"),
+        ({"groups": parse_inventory("T4").to_dict()["groups"] * 65}, "groups"),
+        (
+            {"groups": [parse_inventory("T4").to_dict()["groups"][0] | {"num_nodes": 10**6}]},
+            "groups.0.num_nodes",
+        ),
     ],
 )
 def test_what_was_not_stored_by_it_is_refused(change, reason):
@@ -145,6 +150,35 @@ def test_a_file_in_each_format(tmp_path, suffix, text):
     assert own.gpu.features == {"cuda", "bf16"}
     assert own.gpu.tflops == {"fp32": 40, "bf16": 160}
     assert f"cluster.{suffix}" in own.gpu.source
+
+
+def test_an_object_is_what_a_file_of_it_would_be(tmp_path):
+    file = tmp_path / "cluster.json"
+    file.write_text(JSON)
+    read, given = parse_inventory(str(file)), parse_inventory(json.loads(JSON))
+    assert given.groups[0] == read.groups[0]
+    assert str(given) == "2 × 8 × H100-80GB + 4 × Mine"
+    assert given.groups[1].gpu.source == "given"
+
+
+def test_an_object_may_be_a_stored_inventory():
+    inventory = parse_inventory("2x8xH100")
+    assert parse_inventory(inventory.to_dict()) == inventory
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({}, "the inventory: nodes: field required"),
+        ({"node": []}, "the inventory: unknown field 'node'; did you mean 'nodes'"),
+        ({"nodes": [{"gpu": "H101", "gpus_per_node": 8}]}, "did you mean 'H100'"),
+        ({"groups": [], "nodes": []}, "not an inventory: "),
+    ],
+)
+def test_an_object_that_is_wrong_is_refused_in_a_sentence(content, reason):
+    with pytest.raises(BadInput) as caught:
+        parse_inventory(content)
+    assert reason in str(caught.value)
 
 
 def test_a_file_with_cpu_nodes(tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -72,6 +74,50 @@ def test_what_is_none_of_them_names_the_nearest_and_the_forms(text, hint):
     assert hint in str(caught.value)
     assert "?" not in str(caught.value)[:-1]
     assert len(str(caught.value)) < 400
+
+
+def test_an_object_is_the_model_that_its_file_would_be(tmp_path):
+    config = {"model_type": "gpt2", "n_layer": 3, "auto_map": {"AutoModel": "x"}, "id2label": {0: "a"}}
+    by_file = resolve(str(write_config(tmp_path / "mine", **config)))
+    by_object = resolve(MappingProxyType(config))
+    assert by_object.spec.name == "gpt2"
+    assert by_object.spec.digest == by_file.spec.digest
+    assert (by_object.shape, by_object.notes) == (by_file.shape, by_file.notes)
+    assert "auto_map" in config
+
+
+@pytest.mark.parametrize("model", ["llama-20m", {"model_type": "gpt2"}])
+def test_it_is_called_as_somebody_says(model):
+    plain, named = resolve(model), resolve(model, "our team/v1.2")
+    assert named.spec.name == "our team/v1.2"
+    assert named.spec.digest == plain.spec.digest
+    with pytest.raises(BadInput, match="cannot be a model's name"):
+        resolve(model, "one\nrm -r")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": None}, 'the model\'s configuration needs a "model_type"'),
+        ({"n_layer": 10**30}, "does not fit 64 bits"),
+        ({"n_layer": 10**7}, "n_layer in the model's configuration must be"),
+        ({"layer_norm_epsilon": float("nan")}, "NaN is not a number"),
+        ({"activation_function": object()}, "holds what JSON cannot: a object"),
+        ({("a", "b"): 1}, "holds what JSON cannot"),
+        ({1: 2, "1": 3}, "stands in it twice"),
+        ({"x": [0] * 400_000}, "larger than 1 MiB"),
+    ],
+)
+def test_an_object_is_read_as_strictly_as_a_file(change, reason):
+    with pytest.raises(BadInput, match=re.escape(reason)):
+        resolve({"model_type": "gpt2", **change})
+
+
+def test_an_object_that_holds_itself_is_refused():
+    config: dict[str, object] = {"model_type": "gpt2"}
+    config["rope_scaling"] = config
+    with pytest.raises(BadInput, match="JSON cannot"):
+        resolve(config)
 
 
 def test_a_model_no_machine_holds_is_a_slip(tmp_path):
