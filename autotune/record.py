@@ -15,7 +15,7 @@ from autotune.search.cost_model import Knowledge
 from autotune.search.experience import earlier_measurements
 from autotune.search.history import TrialRecord
 from autotune.search.problem import Problem, premises
-from autotune.search.study import SearchStudy, recorded_trials, study_names
+from autotune.search.study import SearchStudy, recorded_trials, study_id, study_names
 from autotune.storage.backend import may_exist
 from autotune.storage.engine import optuna_storage
 from autotune.storage.faults import mapped_errors
@@ -73,6 +73,11 @@ class Record:
         """Names of all studies, ours or not."""
         with mapped_errors(self._optuna.engine.url):
             return study_names(self._optuna)
+
+    def study_id(self, job: Job) -> int | None:
+        """What the Optuna dashboard calls a job's study; None before there is one."""
+        with mapped_errors(self._optuna.engine.url):
+            return study_id(self._optuna, job.name)
 
     def trials(self, job: Job) -> list[TrialRecord]:
         """As recorded: nothing that is worked out today has a say in it."""

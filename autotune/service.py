@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -20,12 +20,14 @@ from autotune.errors import (
 )
 from autotune.execution.executor import Executor
 from autotune.executors import EXECUTORS, ExecutorFactory
-from autotune.export import Target, accepting, write
+from autotune.export import Target, accepting, files, write
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
 from autotune.record import Record
 from autotune.report.answer import Answer, Recommendation
 from autotune.report.explanation import JobExplanation
+from autotune.report.forecast_points import ForecastPoint, forecast_points
 from autotune.report.job_plots import save_plots
+from autotune.report.job_view import JobView, job_view
 from autotune.report.table import table_of
 from autotune.report.target import target_of
 from autotune.report.trials import TrialRow, trial_rows
@@ -33,7 +35,12 @@ from autotune.request import UNNAMED, TuneRequest, specify
 from autotune.search.events import Listener
 from autotune.search.problem import Problem, premises, work_out
 from autotune.search.samplers import require_sampler
+from autotune.storage.records import JobEvent, JobSummary
 from autotune.storage.repository import Repository, name_in_use, no_such_job
+from autotune.storage.tokens import Role, TokenRecord
+
+KEPT_FORECASTS = 32
+"""Jobs whose forecasts stay worked out for those who look at them."""
 
 
 class Service:
@@ -47,6 +54,7 @@ class Service:
         with _as_bad_input(StorageUnavailable):
             self._record = Record(storage_url)
         self._driver = Driver(self._record)
+        self._forecasts = lru_cache(maxsize=KEPT_FORECASTS)(forecast_points)
 
     def close(self) -> None:
         self._record.close()
@@ -142,6 +150,62 @@ class Service:
         ):
             return self._driver.drive(job, problem, lease, executor, listener)
 
+    def open(self) -> None:
+        """Create the database where it is not there, with the tables of both its owners.
+
+        Raises StorageUnavailable.
+        """
+        self._record.studies()
+        self.check()
+
+    def check(self) -> None:
+        """Raise StorageUnavailable where the database does not answer."""
+        self._record.repository.check()
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Jobs by status."""
+        return self._repository.counts()
+
+    def view(self, name: str) -> JobView:
+        """A job as the API shows it."""
+        job = self.job(name)
+        study = self._record.study_id(job)
+        return job_view(job, None if study is None else f"/dashboard/studies/{study}")
+
+    def summaries(
+        self, *, limit: int = 50, before: int | None = None, status: JobStatus | None = None, named: str = ""
+    ) -> list[JobSummary]:
+        """Jobs as a list shows them, latest first; of those with ids below `before`."""
+        if not self._record.may_exist:
+            return []
+        return self._repository.summaries(limit=limit, before=before, status=status, named=named)
+
+    def events_after(self, job: Job, event_id: int) -> list[JobEvent]:
+        """What happened to a job after the event of that id, oldest first."""
+        return self._repository.events.after(job, event_id)
+
+    def candidates(self, name: str, limit: int) -> list[ForecastPoint]:
+        """Forecasts of what a job may try; of many so many, spread over their speeds."""
+        job = self.job(name)
+        return self._forecasts(job.id, job.spec.to_json(), limit)
+
+    def role_of(self, token: str) -> Role | None:
+        """What a token allows; None for one that is not, or no more, good."""
+        found = self._repository.tokens.find(token)
+        return None if found is None else found.role
+
+    def create_token(self, name: str, role: Role) -> str:
+        """A new token, which nobody can read again. Raises NameInUse."""
+        return self._repository.tokens.create(name, role)
+
+    def tokens(self) -> list[TokenRecord]:
+        return self._repository.tokens.all() if self._record.may_exist else []
+
+    def revoke_token(self, name: str) -> None:
+        """Raises BadInput where there is none of that name."""
+        if not (self._record.may_exist and self._repository.tokens.revoke(name)):
+            raise BadInput(f"there is no token named {name!r}; `autotune tokens list` shows those there are")
+
     def answer(self, name: str) -> Answer:
         """The answer of a job as it stands; of one that is finished, as it was given."""
         return self._record.answer(self.job(name))
@@ -184,6 +248,23 @@ class Service:
         if answer.recommendation is None:
             return []
         return accepting(self._target(self.job(answer.job), answer.recommendation))
+
+    def exports(self, name: str) -> dict[str, list[str]]:
+        """The formats that a job's recommendation can be exported to, with the names of their files."""
+        job = self.job(name)
+        recommendation = self._record.answer(job).recommendation
+        if recommendation is None:
+            return {}
+        target = self._target(job, recommendation)
+        return {one: sorted(files(one, target)) for one in accepting(target)}
+
+    def export_files(self, name: str, target_format: str) -> dict[str, str]:
+        """Name → text of the files of one format; raises NothingMeasured where there is nothing to export."""
+        job = self.job(name)
+        recommendation = self._record.answer(job).recommendation
+        if recommendation is None:
+            raise _no_recommendation(job)
+        return files(target_format, self._target(job, recommendation))
 
     def _target(self, job: Job, recommendation: Recommendation) -> Target:
         layout = premises(job.spec).layout

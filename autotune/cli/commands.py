@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli import catalogues, inspecting, searching
+from autotune.cli import catalogues, inspecting, searching, serving
 
 COMMANDS: Mapping[str, Callable[..., None]] = MappingProxyType(
     {
@@ -21,6 +21,9 @@ COMMANDS: Mapping[str, Callable[..., None]] = MappingProxyType(
         "models": catalogues.models,
         "gpus": catalogues.gpus,
         "spaces": catalogues.spaces,
+        "serve": serving.serve,
+        "worker": serving.worker,
+        "tokens": serving.tokens,
     }
 )
 """In the order in which --help lists them."""

@@ -11,7 +11,7 @@ from autotune.export import accelerate, deepspeed, torchrun
 from autotune.export.target import Target
 from trials.contract.message import nearest
 
-__all__ = ["FORMATS", "Target", "accepting", "write"]
+__all__ = ["FORMATS", "Target", "accepting", "files", "write"]
 
 FORMATS: Mapping[str, Callable[[Target], dict[str, str]]] = MappingProxyType(
     {"deepspeed": deepspeed.files, "accelerate": accelerate.files, "torchrun": torchrun.files}
@@ -22,11 +22,20 @@ FORMATS: Mapping[str, Callable[[Target], dict[str, str]]] = MappingProxyType(
 def accepting(target: Target) -> list[str]:
     """The formats whose tool can run `target`."""
     accepted = []
-    for name, files in FORMATS.items():
+    for name in FORMATS:
         with suppress(BadInput):
-            files(target)
+            files(name, target)
             accepted.append(name)
     return accepted
+
+
+def files(format: str, target: Target) -> dict[str, str]:
+    """Name → text of the files of one format; raises BadInput for an unknown one, and for a configuration
+    that the tool cannot run.
+    """
+    if format not in FORMATS:
+        raise BadInput(f"unknown export format {format!r}{nearest(format, list(FORMATS))}")
+    return FORMATS[format](target)
 
 
 def write(format: str, target: Target, folder: Path) -> list[Path]:
@@ -35,9 +44,7 @@ def write(format: str, target: Target, folder: Path) -> list[Path]:
     All of them are written or none; files of the same names are replaced. Raises BadInput for an unknown
     format, a configuration that the tool cannot run and a folder that cannot be written to.
     """
-    if format not in FORMATS:
-        raise BadInput(f"unknown export format {format!r}{nearest(format, list(FORMATS))}")
-    texts = FORMATS[format](target)
+    texts = files(format, target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".autotune-", dir=folder) as staging:

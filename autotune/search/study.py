@@ -215,6 +215,14 @@ def study_names(storage: BaseStorage) -> set[str]:
     return set(optuna.get_all_study_names(storage))
 
 
+def study_id(storage: BaseStorage, name: str) -> int | None:
+    """What the dashboard calls a study; None where there is none."""
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        return None
+
+
 def _records(trials: list[FrozenTrial]) -> list[TrialRecord]:
     # A trial is there a moment before its configuration is.
     return [_record(trial) for trial in trials if CONFIG in trial.user_attrs]

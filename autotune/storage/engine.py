@@ -41,8 +41,10 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def optuna_storage(url: str) -> "RDBStorage":
+def optuna_storage(url: str, kind: "type[RDBStorage] | None" = None) -> "RDBStorage":
     """Return Optuna's storage in the database at `url`; creates its tables where they are missing.
+
+    `kind`: a subclass of Optuna's to make of it.
 
     Its engine is set up as ours is. Safe in several processes at once. Raises StorageUnavailable, also
     where another version of Optuna made the tables.
@@ -58,7 +60,7 @@ def optuna_storage(url: str) -> "RDBStorage":
             with _creating(engine):
                 arguments = {**backend.engine_arguments, **backend.creation_arguments}
                 RDBStorage(template, arguments).engine.dispose()
-            return RDBStorage(
+            return (kind or RDBStorage)(
                 template,
                 dict(backend.engine_arguments),
                 skip_compatibility_check=True,

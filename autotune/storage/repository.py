@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -121,6 +121,17 @@ class Repository:
         """Return up to `limit` jobs, latest first: of a status, with `named` in their names, below an id."""
         with self._transaction() as session:
             return select_summaries(session, limit=limit, before=before, status=status, named=named)
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Return how many jobs there are of each status that some have."""
+        with self._transaction() as session:
+            found = session.execute(select(JobRow.status, func.count()).group_by(JobRow.status))
+            return {JobStatus(status): count for status, count in found}
+
+    def check(self) -> None:
+        """Do nothing, in a transaction."""
+        with self._transaction() as session:
+            session.execute(select(1))
 
     def requeue(self, job: Job) -> Job:
         """Let workers go on with a job that is paused or has failed; raises BadInput for another."""

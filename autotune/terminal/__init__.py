@@ -10,7 +10,14 @@ from rich.live import Live
 from autotune.search.events import Listener
 from autotune.terminal.answers import answer_view, trials_view
 from autotune.terminal.explanations import job_explanation_view
-from autotune.terminal.listings import gpus_view, jobs_view, models_view, narrowed_view, spaces_view
+from autotune.terminal.listings import (
+    gpus_view,
+    jobs_view,
+    models_view,
+    narrowed_view,
+    spaces_view,
+    tokens_view,
+)
 from autotune.terminal.live import LiveProgress
 from autotune.terminal.plain import PlainProgress
 from autotune.terminal.plans import explanation_view, plan_view
@@ -27,6 +34,7 @@ __all__ = [
     "plan_view",
     "progress",
     "spaces_view",
+    "tokens_view",
     "trials_view",
 ]
 

@@ -35,6 +35,17 @@ def jobs_view(jobs: Sequence[Job], done: Iterable[int]) -> RenderableType:
     return table
 
 
+def tokens_view(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    if not rows:
+        return "no token yet; `autotune tokens --add NAME` makes one"
+    table = plain_table()
+    for name in ("name", "role", "made"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(row["name"], row["role"], f"{row['created_at']:%Y-%m-%d %H:%M} UTC")
+    return table
+
+
 def models_view(rows: Sequence[dict[str, Any]]) -> RenderableType:
     headings = {
         "parameters": "parameters", "layers": "layers", "hidden_size": "hidden", "heads": "heads",

@@ -1,0 +1,1 @@
+"""The service over HTTP: an API under /v1, pages for browsers, the Optuna dashboard, all behind one login."""

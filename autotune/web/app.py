@@ -1,0 +1,58 @@
+"""The app: routers, and what stands before them, the outermost last."""
+
+from importlib import metadata
+
+from fastapi import FastAPI
+
+from autotune.service import Service
+from autotune.settings import Settings
+from autotune.storage.engine import optuna_storage
+from autotune.web import catalogue, events, jobs
+from autotune.web.auth import Keyring, RequireToken, logins
+from autotune.web.dashboard import ShownStorage, dashboard
+from autotune.web.guards import LOOPBACK_HOSTS, BodyLimit, KnownHosts, SameSite, SecurityHeaders
+from autotune.web.metrics import Metrics, Timed, operations
+from autotune.web.pages import pages
+from autotune.web.problem import answer_with_problems
+from autotune.web.setup import Setup
+
+ABOUT = """Submit a model and GPUs; watch real training probes search for the fastest configuration under a
+memory ceiling; take it as files of the tool you train with."""
+
+
+def create_app(service: Service, settings: Settings, *, open_to_all: bool = False) -> FastAPI:
+    """The whole service over HTTP.
+
+    `open_to_all`: nobody needs a token; for a server that only this machine can reach. Raises
+    StorageUnavailable where the database cannot be used.
+    """
+    service.open()
+    app = FastAPI(
+        title="autotune",
+        version=metadata.version("autotune"),
+        description=ABOUT,
+        docs_url=None,  # its page fetches scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.setup = Setup(service, settings)
+    own = settings.token.get_secret_value() if settings.token else None
+    keyring = Keyring(service.role_of, own, open_to_all=open_to_all and own is None)
+    metrics = Metrics()
+    answer_with_problems(app)
+    for router in (
+        jobs.router,
+        events.router,
+        catalogue.router,
+        operations(service, metrics),
+        logins(keyring),
+        pages(),
+    ):
+        app.include_router(router)
+    app.mount("/", dashboard(optuna_storage(settings.storage, ShownStorage)))
+    app.add_middleware(RequireToken, keyring=keyring)
+    app.add_middleware(SameSite)
+    app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes)
+    app.add_middleware(KnownHosts, hosts=(*LOOPBACK_HOSTS, *settings.known_hosts))
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Timed, metrics=metrics)
+    return app

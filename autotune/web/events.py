@@ -1,0 +1,56 @@
+"""/v1/jobs/{name}/events: what happens to a job, as server-sent events."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from autotune.errors import MachineFault
+from autotune.jobs import Job, JobStatus
+from autotune.service import Service
+from autotune.web.jobs import Name, Wired
+
+POLL_S = 0.5
+PING_S = 15
+ENDED = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+EventId = Annotated[int, Query(ge=0, lt=2**63, description="Only what happened after the event of this id.")]
+
+
+@router.get("/{name}/events", summary="What happens to it, as it happens", response_class=EventSourceResponse)
+async def events(
+    name: Name,
+    service: Wired,
+    after: EventId = 0,
+    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{0,18}$")] = None,
+) -> EventSourceResponse:
+    """Server-sent events: status, started, probe_started, probe_ended, standing. From the beginning, or after
+    the event that the client had last. The stream ends with a job that has ended.
+    """
+    job = await run_in_threadpool(service.job, name)
+    seen = int(last_event_id) if last_event_id else after
+    return EventSourceResponse(_stream(service, job, seen), ping=PING_S)
+
+
+async def _stream(service: Service, job: Job, seen: int) -> AsyncIterator[ServerSentEvent]:
+    while True:
+        try:
+            # Its end is told by an event, so the status is read before the events are.
+            status = (await run_in_threadpool(service.job, job.name)).status
+            found = await run_in_threadpool(service.events_after, job, seen)
+        except MachineFault:  # a database that is being restarted
+            await asyncio.sleep(POLL_S)
+            continue
+        for event in found:
+            seen = event.id
+            yield ServerSentEvent(json.dumps(event.data), event=event.kind, id=str(event.id))
+        if not found and status in ENDED:
+            return
+        if not found:
+            await asyncio.sleep(POLL_S)

@@ -1,0 +1,7 @@
+"""Pages."""
+
+from fastapi import APIRouter
+
+
+def pages() -> APIRouter:
+    return APIRouter()

@@ -1,0 +1,116 @@
+"""Who may do what: tokens by header and by cookie, and nobody without one but on this machine."""
+
+import pytest
+from conftest import JOB, JSON, Open
+from starlette.testclient import TestClient
+
+from autotune.errors import BadInput
+from autotune.service import Service
+from autotune.serving import is_loopback, serve
+from autotune.settings import Settings
+from autotune.storage.tokens import Role
+from autotune.web.auth import COOKIE
+
+SECRET = "correct horse battery staple"
+EVERYWHERE = ("/v1/jobs", "/v1/models", "/metrics", "/openapi.json", "/dashboard", "/api/studies", "/jobs")
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def client(open_server: Open) -> TestClient:
+    """A server that asks for a token."""
+    return open_server(open_to_all=False, token=SECRET)
+
+
+@pytest.mark.parametrize("path", EVERYWHERE)
+def test_without_a_token_nothing_is_told(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.json()["type"] == "urn:autotune:problem:unauthorized"
+
+
+@pytest.mark.parametrize("path", EVERYWHERE)
+def test_with_it_everything_is(client: TestClient, path: str) -> None:
+    assert client.get(path, headers=bearer(SECRET)).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", "wrong", SECRET + "x", SECRET[:-1], "x" * 100_000, "ü"])
+def test_a_wrong_one_opens_nothing(client: TestClient, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}".encode()}
+    assert client.get("/v1/jobs", headers=headers).status_code == 401
+    assert client.post("/v1/jobs", json=JOB, headers=headers).status_code == 401
+    assert client.get("/v1/jobs", cookies={COOKIE: "wrong"}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/login"])
+def test_what_says_nothing_of_anybody_is_open(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 200
+
+
+def test_a_token_set_is_asked_for_on_this_machine_too(open_server: Open) -> None:
+    assert open_server(open_to_all=True, token=SECRET).get("/v1/jobs").status_code == 401
+    assert open_server(open_to_all=True).get("/v1/jobs").status_code == 200
+
+
+@pytest.mark.parametrize(("role", "may_submit"), [("read", False), ("submit", True), ("admin", True)])
+def test_roles(open_server: Open, service: Service, role: str, may_submit: bool) -> None:
+    client = open_server(open_to_all=False)
+    headers = bearer(service.create_token("somebody", Role(role)))
+    assert client.get("/v1/jobs", headers=headers).status_code == 200
+    assert client.post("/v1/plans", json=JSON, headers=headers).status_code == 200
+    answer = client.post("/v1/jobs", json=JOB, headers=headers)
+    assert answer.status_code == (201 if may_submit else 403)
+    if not may_submit:
+        assert "role submit" in answer.json()["detail"]
+    service.revoke_token("somebody")
+    assert client.get("/v1/jobs", headers=headers).status_code == 401
+
+
+def test_a_page_sends_those_without_a_token_to_the_login(client: TestClient) -> None:
+    answer = client.get("/jobs/some", headers={"Accept": "text/html"})
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == "/login?next=/jobs/some"
+
+
+def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_have(client: TestClient) -> None:
+    answer = client.post("/login", data={"token": f" {SECRET} ", "next": "/jobs/some"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/jobs/some")
+    cookie = answer.headers["Set-Cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert client.get("/v1/jobs").status_code == 200
+    client.post("/logout")
+    assert client.get("/v1/jobs").status_code == 401
+
+
+def test_a_wrong_login_says_so(client: TestClient) -> None:
+    answer = client.post("/login", data={"token": "wrong", "next": "/jobs"})
+    assert answer.headers["Location"] == "/login?wrong=1&next=/jobs"
+    assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example", "evil"])
+def test_a_login_leads_nowhere_else(client: TestClient, elsewhere: str) -> None:
+    answer = client.post("/login", data={"token": SECRET, "next": elsewhere})
+    assert answer.headers["Location"] == "/"
+
+
+@pytest.mark.parametrize(
+    ("host", "private"),
+    [
+        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
+        ("::", False), ("192.168.0.7", False), ("tuner.example", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_only_this_machine_reaches(host: str, private: bool) -> None:
+    assert is_loopback(host) == private
+
+
+def test_an_address_that_others_reach_needs_a_token(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTOTUNE_TOKEN", raising=False)
+    with pytest.raises(BadInput, match="needs a token: set AUTOTUNE_TOKEN, or make one with `autotune tokens"):
+        serve(Settings(storage=url), "0.0.0.0", 0, 0)

@@ -1,0 +1,242 @@
+"""/v1: a job from its submission to its files, and everything that can be wrong with one."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import JOB, JSON, Open
+from starlette.testclient import TestClient
+
+from autotune.service import Service
+
+
+def test_a_job_from_submission_to_its_files(client: TestClient, work: Callable[[], None]) -> None:
+    made = client.post("/v1/jobs", json=JOB)
+    assert made.status_code == 201
+    name = made.json()["name"]
+    path = f"/v1/jobs/{name}"
+    assert made.headers["Location"] == path
+    assert made.json()["status"] == "queued"
+    assert client.get(f"{path}/recommendation").json()["recommendation"] is None
+    assert client.get(f"{path}/explanation").status_code == 409
+    assert client.get(f"{path}/exports").json() == {"formats": []}
+
+    work()
+    job = client.get(path).json()
+    assert job["status"] == "finished"
+    assert client.get(job["study"]).status_code == 200
+    answer = client.get(f"{path}/recommendation").json()
+    assert answer["recommendation"]["evidence"] == "confirmed"
+    trials = client.get(f"{path}/trials").json()
+    assert [trial["number"] for trial in trials["trials"]] == [0, 1, 2, 3]
+    assert trials["next"] is None
+    assert client.get(f"{path}/explanation").json()["trial"] == answer["recommendation"]["trial"]
+    formats = {one["format"]: one["files"] for one in client.get(f"{path}/exports").json()["formats"]}
+    assert "launch.sh" in formats["torchrun"]
+
+    archive = zipfile.ZipFile(io.BytesIO(client.get(f"{path}/exports/torchrun").content))
+    assert {entry.split("/")[1] for entry in archive.namelist()} == set(formats["torchrun"])
+    script = client.get(f"{path}/exports/torchrun/launch.sh")
+    assert script.text.encode() == archive.read(f"{name}-torchrun/launch.sh")
+    (listed,) = client.get("/v1/jobs").json()["jobs"]
+    assert listed["tokens_per_second"] == answer["recommendation"]["tokens_per_second"]["median"]
+
+
+def test_the_same_submission_sent_again_is_one_job(client: TestClient) -> None:
+    key = {"Idempotency-Key": "one"}
+    first, again = (client.post("/v1/jobs", json=JOB, headers=key) for _ in range(2))
+    assert first.json()["name"] == again.json()["name"]
+    other = client.post("/v1/jobs", json={**JOB, "trials": 5}, headers=key)
+    assert other.status_code == 422
+    assert "marked another submission" in other.json()["detail"]
+
+
+def test_a_config_of_ones_own_and_a_space_and_gpus_as_objects(client: TestClient) -> None:
+    model = {
+        "model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64,
+    }  # fmt: skip
+    space = {"name": "mine", "dimensions": {"micro_batch_size": [1, 2], "sequence_length": [32]}}
+    body = {**JSON, "model": model, "model_name": "my-llama", "space": space}
+    plan = client.post("/v1/plans", json=body).json()
+    assert (plan["model"], plan["space"]) == ("my-llama", "mine")
+    assert plan["candidates"] == 2
+    made = client.post("/v1/jobs", json={**body, "name": "own"})
+    assert made.status_code == 201, made.text
+    assert made.json()["model"] == "my-llama"
+
+
+def test_where_nothing_fits_a_plan_says_what_would(client: TestClient) -> None:
+    plan = client.post("/v1/plans", json={"model": "llama-3.1-70b", "gpus": "4090:1", "space": "single_gpu"})
+    assert plan.status_code == 200
+    assert plan.json()["fitting"] == 0
+    assert plan.json()["nearest"]["fits"] is False
+    assert plan.json()["advice"]
+
+
+def test_pages_of_a_list(client: TestClient) -> None:
+    names = [client.post("/v1/jobs", json=JOB).json()["name"] for _ in range(5)]
+    seen, cursor = [], None
+    while True:
+        page = client.get("/v1/jobs", params={"limit": 2, **({"before": cursor} if cursor else {})}).json()
+        seen += [job["name"] for job in page["jobs"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert seen == names[::-1]
+    assert [j["name"] for j in client.get("/v1/jobs", params={"q": names[2]}).json()["jobs"]] == [names[2]]
+    assert client.get("/v1/jobs", params={"status": "running"}).json()["jobs"] == []
+
+
+def test_pages_of_trials(client: TestClient, finished: str) -> None:
+    path = f"/v1/jobs/{finished}/trials"
+    first = client.get(path, params={"limit": 3}).json()
+    rest = client.get(path, params={"after": first["next"]}).json()
+    every = client.get(path).json()
+    assert first["trials"] + rest["trials"] == every["trials"]
+    assert rest["next"] is None
+
+
+def test_candidates_are_forecasts_under_the_ceiling_spread_over_their_speeds(
+    client: TestClient, finished: str
+) -> None:
+    found = client.get(f"/v1/jobs/{finished}/candidates", params={"limit": 5}).json()["candidates"]
+    speeds = [one["tokens_per_second"] for one in found]
+    assert len(found) == 5
+    assert speeds == sorted(speeds, reverse=True)
+    assert all(one["peak_bytes"] > 0 for one in found)
+
+
+def test_cancel_and_resume(client: TestClient, work: Callable[[], None]) -> None:
+    name = client.post("/v1/jobs", json=JOB).json()["name"]
+    assert client.post(f"/v1/jobs/{name}/resume").status_code == 422
+    assert client.post(f"/v1/jobs/{name}/cancel").json()["status"] == "cancelled"
+    work()
+    assert client.get(f"/v1/jobs/{name}").json()["status"] == "cancelled"
+    again = client.post(f"/v1/jobs/{name}/cancel")
+    assert again.status_code == 422
+    assert "cancelled" in again.json()["detail"]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"model": "llama-3.1-8"}, "model"),
+    ({"model": "../../etc/passwd"}, "model"),
+    ({"model": "/etc/passwd"}, "model"),
+    ({"model": "config.json"}, "model"),
+    ({"model": "os:getcwd"}, "model"),
+    ({"model": 7}, "model"),
+    ({"gpus": "/etc/inventory.json"}, "gpus"),
+    ({"gpus": "inventory.yaml"}, "gpus"),
+    ({"gpus": "H1000:8"}, ""),
+    ({"gpus": "H100:99999999999999999999"}, ""),
+    ({"space": "../presets/cpu"}, "space"),
+    ({"space": "nosuch"}, "space"),
+    ({"space": {"dimensions": {"micro_batch_size": [0]}}}, ""),
+    ({"unknown": 1}, "unknown"),
+    ({"headroom": 1.5}, "headroom"),
+    ({"headroom": "nan"}, "headroom"),
+    ({"ceiling": "much"}, ""),
+    ({"settings": {"nosuch": [1]}}, ""),
+    ({"settings": {"micro_batch_size": []}}, "settings.micro_batch_size"),
+    ({"global_batch_size": 0}, "global_batch_size"),
+]
+WRONG_JOBS: list[tuple[dict[str, Any], str]] = [
+    ({"name": "../x"}, "name"),
+    ({"name": ""}, "name"),
+    ({"trials": 0}, "trials"),
+    ({"baseline": {"nosuch": 1}}, "baseline"),
+    ({"sampler": "nosuch"}, ""),
+    ({"executor": "elsewhere"}, "executor"),
+    ({"ray_address": "10.0.0.1:6379"}, "ray_address"),
+]
+
+
+@pytest.mark.parametrize(("change", "field"), [*WRONG, *WRONG_JOBS], ids=str)
+def test_what_is_wrong_with_a_job_is_named(client: TestClient, change: dict[str, Any], field: str) -> None:
+    answer = client.post("/v1/jobs", json={**JOB, **change})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == answer.status_code
+    assert "\n" not in problem["detail"]
+    assert not field or problem["errors"][0]["field"].startswith(field)
+    assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+@pytest.mark.parametrize(("change", "field"), WRONG, ids=str)
+def test_and_with_a_plan(client: TestClient, change: dict[str, Any], field: str) -> None:
+    answer = client.post("/v1/plans", json={**JSON, **change})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert not field or answer.json()["errors"][0]["field"].startswith(field)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"null", b"[]", b'"llama"', b"\xff", b"{" * 100_000, b'{"model": NaN}'], ids=repr
+)
+def test_what_is_no_submission_at_all(client: TestClient, body: bytes) -> None:
+    answer = client.post("/v1/jobs", content=body[:100_000], headers={"Content-Type": "application/json"})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.json()["type"].startswith("urn:autotune:problem:")
+
+
+def test_a_config_that_asks_for_code_gets_none(client: TestClient) -> None:
+    """Like everywhere in autotune: what would load code is left out, and said so."""
+    model = {
+        "model_type": "llama", "auto_map": {"AutoModel": "evil--modeling.Evil"}, "trust_remote_code": True,
+        "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 64,
+    }  # fmt: skip
+    answer = client.post("/v1/plans", json={**JSON, "model": model, "settings": {"sequence_length": [32]}})
+    if answer.status_code == 200:
+        assert "auto_map" in json.dumps(answer.json()["notes"])
+    else:
+        assert answer.status_code == 422
+        assert "auto_map" in answer.json()["detail"] or "trust_remote_code" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["nosuch", "..%2Fetc", "%2e%2e", "a" * 64, "x%00y", "ü", "-"])
+@pytest.mark.parametrize("rest", ["", "/trials", "/recommendation", "/events", "/exports/torchrun"])
+def test_a_job_that_is_none_here(client: TestClient, name: str, rest: str) -> None:
+    answer = client.get(f"/v1/jobs/{name}{rest}")
+    assert answer.status_code in (404, 422)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["exports/nosuch", "exports/torchrun/nosuch.sh", "exports/../trials", "nosuch"])
+def test_files_that_are_not_there(client: TestClient, finished: str, path: str) -> None:
+    assert client.get(f"/v1/jobs/{finished}/{path}").status_code in (200, 404, 422)
+    assert client.get(f"/v1/jobs/{finished}/exports/torchrun/..%2F..%2Fjobs.db").status_code in (404, 422)
+
+
+def test_a_factory_only_from_the_list_of_those_allowed(open_server: Open) -> None:
+    refused = open_server().post("/v1/plans", json={**JSON, "model": "tiny:build"})
+    assert refused.status_code == 422
+    assert "AUTOTUNE_FACTORIES" in refused.json()["detail"]
+    allowed = open_server(factories="other:one, tiny:build").post(
+        "/v1/plans", json={**JSON, "model": "tiny:build"}
+    )
+    assert "AUTOTUNE_FACTORIES" not in allowed.text
+
+
+def test_a_fault_of_ours_tells_no_secrets(client: TestClient, service: Service, monkeypatch: Any) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError("postgresql://user:hunter2@host")
+
+    monkeypatch.setattr(service, "job", broken)
+    answer = client.get("/v1/jobs/some")
+    assert answer.status_code == 500
+    assert "hunter2" not in answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_metrics_count_by_route_and_status(client: TestClient, finished: str) -> None:
+    client.get(f"/v1/jobs/{finished}")
+    client.get("/v1/jobs/nosuch")
+    text = client.get("/metrics").text
+    assert 'autotune_requests_total{method="GET",route="/v1/jobs/{name}",status="200"} 1.0' in text
+    assert 'autotune_requests_total{method="GET",route="/v1/jobs/{name}",status="404"} 1.0' in text
+    assert 'autotune_jobs{status="finished"} 1.0' in text
+    assert "nosuch" not in text
