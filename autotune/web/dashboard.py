@@ -19,6 +19,8 @@ from autotune.web.problem import problem
 
 LEGACY_CONSTRAINTS = "constraints"
 """System attribute that optuna-dashboard 0.21 reads; Optuna 5 keeps constraints elsewhere."""
+ROOTS = ("/dashboard", "/api", "/static", "/artifacts", "/csv", "/favicon.ico")
+"""Where it answers."""
 READS = ("GET", "HEAD")
 WSGI_THREADS = 4
 
@@ -58,6 +60,9 @@ class ReadOnly:
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and f"/{scope['path'].split('/')[1]}" not in ROOTS:
+            await problem(404, "not-found", "there is no such page")(scope, receive, send)
+            return
         if scope["type"] == "http" and scope["method"] not in READS:
             answer = problem(405, "read-only", "the dashboard only shows; jobs are changed under /v1/jobs")
             await answer(scope, receive, send)

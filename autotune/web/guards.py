@@ -1,6 +1,7 @@
 """What stands before every request: the names it may come by, its size, where it comes from."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -8,8 +9,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autotune.web.problem import problem
-
-Respond = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -108,7 +107,7 @@ class BodyLimit:
         if not length.isdecimal() or int(length) > self.most_bytes:
             await answer(scope, receive, send)
             return
-        seen, has_begun = 0, False
+        seen = 0
 
         async def receiving() -> Message:
             nonlocal seen
@@ -119,12 +118,10 @@ class BodyLimit:
             return message
 
         async def sending(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
+            if seen <= self.most_bytes:
+                await send(message)
 
-        try:
+        with suppress(_TooLarge):
             await self.app(scope, receiving, sending)
-        except _TooLarge:
-            if not has_begun:
-                await answer(scope, receive, send)
+        if seen > self.most_bytes:  # what the app made of half a body is not sent
+            await answer(scope, receive, send)

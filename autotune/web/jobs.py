@@ -114,7 +114,7 @@ def trials(
 def candidates(
     name: Name, service: Wired, limit: Annotated[int, Query(ge=1, le=MOST_CANDIDATES)] = 300
 ) -> CandidateList:
-    return CandidateList.model_validate({"candidates": service.candidates(name, limit)})
+    return CandidateList(candidates=service.candidates(name, limit))
 
 
 @router.get("/{name}/explanation", summary="Why it recommends what it does")

@@ -2,9 +2,9 @@
 
 from pydantic import BaseModel
 
+from autotune.report.forecast_points import ForecastPoint
 from autotune.report.trials import TrialRow
 from autotune.storage.records import JobSummary
-from trials.contract.config import TrainingConfig
 
 
 class JobList(BaseModel):
@@ -20,16 +20,9 @@ class TrialList(BaseModel):
     """`after` of the next page; null on the last."""
 
 
-class Candidate(BaseModel):
-    config: TrainingConfig
-    tokens_per_second: float
-    peak_bytes: int
-    """What a device would hold, context included."""
-
-
 class CandidateList(BaseModel):
-    candidates: list[Candidate]
-    """Forecasts; of many a part, spread over their speeds."""
+    candidates: list[ForecastPoint]
+    """Fastest first; of many a part, spread over their speeds."""
 
 
 class Export(BaseModel):
@@ -39,9 +32,3 @@ class Export(BaseModel):
 
 class ExportList(BaseModel):
     formats: list[Export]
-
-
-class Listing(BaseModel):
-    """Rows of what is known by name, and of what is found here."""
-
-    model_config = {"extra": "allow"}

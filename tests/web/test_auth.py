@@ -112,5 +112,7 @@ def test_which_addresses_only_this_machine_reaches(host: str, private: bool) -> 
 
 def test_an_address_that_others_reach_needs_a_token(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AUTOTUNE_TOKEN", raising=False)
-    with pytest.raises(BadInput, match="needs a token: set AUTOTUNE_TOKEN, or make one with `autotune tokens"):
+    with pytest.raises(
+        BadInput, match="needs a token: set AUTOTUNE_TOKEN, or make one with `autotune tokens"
+    ):
         serve(Settings(storage=url), "0.0.0.0", 0, 0)

@@ -205,7 +205,9 @@ def test_a_job_that_is_none_here(client: TestClient, name: str, rest: str) -> No
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("path", ["exports/nosuch", "exports/torchrun/nosuch.sh", "exports/../trials", "nosuch"])
+@pytest.mark.parametrize(
+    "path", ["exports/nosuch", "exports/torchrun/nosuch.sh", "exports/../trials", "nosuch"]
+)
 def test_files_that_are_not_there(client: TestClient, finished: str, path: str) -> None:
     assert client.get(f"/v1/jobs/{finished}/{path}").status_code in (200, 404, 422)
     assert client.get(f"/v1/jobs/{finished}/exports/torchrun/..%2F..%2Fjobs.db").status_code in (404, 422)

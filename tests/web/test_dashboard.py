@@ -1,0 +1,77 @@
+"""The Optuna dashboard: every study, feasible and not, and nothing to be changed."""
+
+from collections.abc import Callable
+
+import pytest
+from fakes import FakeExecutor
+from small_job import REQUEST
+from starlette.testclient import TestClient
+
+from autotune.record import Record
+from autotune.service import Service
+from autotune.worker import Worker
+from trials.contract.config import TrainingConfig
+from trials.contract.outcome import Outcome
+
+
+def largest_do_not_fit(config: TrainingConfig, attempt: int) -> Outcome:
+    return Outcome.OUT_OF_MEMORY if config.micro_batch_size == 4 else Outcome.MEASURED
+
+
+@pytest.fixture
+def study(url: str, service: Service) -> int:
+    """Of a job, some of whose trials ran out of memory."""
+    job = service.submit(REQUEST)
+    executor = FakeExecutor(outcome_of=largest_do_not_fit)
+    worker = Worker(Record(url), dict.fromkeys(("ray", "local"), lambda layout, address: executor))
+    assert worker.work_once()
+    assert service.answer(job.name).counts[Outcome.OUT_OF_MEMORY] > 0
+    return int((service.view(job.name).study or "").rpartition("/")[2])
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/static/bundle.js", "/api/studies", "/api/meta"])
+@pytest.mark.parametrize("encoding", ["gzip", None])
+def test_its_page_and_what_that_asks_for(client: TestClient, path: str, encoding: str | None) -> None:
+    headers = {"Accept-Encoding": encoding} if encoding else {}
+    if encoding is None:
+        del client.headers["Accept-Encoding"]
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == 200, answer.text[:200]
+    assert answer.content
+
+
+def test_the_best_is_feasible_and_the_infeasible_say_so(client: TestClient, study: int) -> None:
+    trials = client.get(f"/api/studies/{study}", params={"after": 0}).json()["trials"]
+    by_outcome: dict[str, list[list[float]]] = {}
+    for trial in trials:
+        outcome = next(a["value"] for a in trial["user_attrs"] if a["key"] == "outcome").strip('"')
+        by_outcome.setdefault(outcome, []).append(trial["constraints"])
+    assert all(max(constraints) > 0 for constraints in by_outcome["out_of_memory"])
+    assert all(max(constraints) <= 0 for constraints in by_outcome["measured"])
+    (best,) = client.get(f"/api/studies/{study}", params={"after": 0}).json()["best_trials"]
+    params = {one["name"]: one["param_external_value"] for one in best["params"]}
+    assert params["micro_batch_size"] != "4"
+
+
+@pytest.mark.parametrize("method", ["DELETE", "POST", "PUT", "PATCH"])
+@pytest.mark.parametrize("path", ["/api/studies/{study}", "/api/studies", "/api/trials/1/tell"])
+def test_it_changes_nothing(client: TestClient, study: int, method: str, path: str) -> None:
+    answer = client.request(method, path.format(study=study), json={})
+    assert answer.status_code == 405
+    assert client.get(f"/api/studies/{study}").status_code == 200
+
+
+def test_what_is_nowhere_is_a_problem_like_every_other(client: TestClient) -> None:
+    answer = client.get("/nothing/here")
+    assert answer.status_code == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_it_shows_what_is_new_while_it_runs(
+    client: TestClient, service: Service, work: Callable[[], None]
+) -> None:
+    service.submit(REQUEST)
+    assert client.get("/api/studies").json()["study_summaries"] == []
+    work()
+    (summary,) = client.get("/api/studies").json()["study_summaries"]
+    assert summary["study_name"] == REQUEST.name
