@@ -28,6 +28,7 @@ from autotune.report.explanation import JobExplanation
 from autotune.report.forecast_points import ForecastPoint, forecast_points
 from autotune.report.job_plots import save_plots
 from autotune.report.job_view import JobView, job_view
+from autotune.report.progress import LOG
 from autotune.report.table import table_of
 from autotune.report.target import target_of
 from autotune.report.trials import TrialRow, trial_rows
@@ -38,6 +39,7 @@ from autotune.search.samplers import require_sampler
 from autotune.storage.records import JobEvent, JobSummary
 from autotune.storage.repository import Repository, name_in_use, no_such_job
 from autotune.storage.tokens import Role, TokenRecord
+from trials.contract.probe_log import kept_log
 
 KEPT_FORECASTS = 32
 """Jobs whose forecasts stay worked out for those who look at them."""
@@ -183,6 +185,20 @@ class Service:
     def events_after(self, job: Job, event_id: int) -> list[JobEvent]:
         """What happened to a job after the event of that id, oldest first."""
         return self._repository.events.after(job, event_id)
+
+    def running_log(self, name: str) -> str:
+        """What the probe says that runs for a job; empty where none does."""
+        job = self.job(name)
+        latest = self._repository.events.latest(job, LOG)
+        return str(latest.data["text"]) if latest and job.status == JobStatus.RUNNING else ""
+
+    def trial_log(self, name: str, trial: int) -> str:
+        """What is kept of the probes of a trial; raises BadInput where there is none."""
+        job = self.job(name)
+        results = [m.result for m in self._repository.measurements(job) if m.trial_number == trial]
+        if not results:
+            raise BadInput(f"job {name!r} has no measurement of a trial {trial}")
+        return "\n".join(kept_log(result) for result in results)
 
     def candidates(self, name: str, limit: int) -> list[ForecastPoint]:
         """Forecasts of what a job may try; of many so many, spread over their speeds."""

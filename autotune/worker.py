@@ -9,7 +9,7 @@ from autotune.errors import AutotuneError, LeaseLost, StorageUnavailable
 from autotune.executors import EXECUTORS, ExecutorFactory
 from autotune.jobs import Job, JobStatus
 from autotune.record import Record
-from autotune.report.progress import progress
+from autotune.report.progress import LOG, progress
 from autotune.search.events import Event, Listener
 from autotune.search.problem import work_out
 from autotune.storage.owner import Owner
@@ -99,6 +99,8 @@ class Worker:
         events = self._record.repository.events
 
         def tell(event: Event) -> None:
-            events.append(job.id, *progress(event))
+            kind, data = progress(event)
+            write = events.replace if kind == LOG else events.append
+            write(job.id, kind, data)
 
         return tell

@@ -83,6 +83,9 @@ class FakeExecutor:
     def is_running(self, probe_id: str) -> bool:
         return probe_id in self._running
 
+    def log(self, probe_id: str) -> str:
+        return "rank 0: measure" if self.is_running(probe_id) else ""
+
     def cancel(self, probe_id: str) -> None:
         self._end(probe_id, Outcome.INTERRUPTED, "cancelled")
 

@@ -16,6 +16,7 @@ from typing import Any
 from trials.ceiling import CHECK_S, CeilingReached, resident_bytes
 from trials.contract.messages import MemoryPeaks, NodeShare, RankReport
 from trials.contract.outcome import VERDICTS, Outcome, Phase
+from trials.contract.probe_log import tail
 from trials.processes import die_with_parent, end_descendants, go_first_when_memory_ends
 
 GRACE_S = 3.0
@@ -153,14 +154,14 @@ def _report(r: _Rank) -> RankReport:
         phase, last = Phase(entry["phase"]), line
         known |= entry.get("known", {})
     if last and "outcome" in json.loads(last):
-        return RankReport.parse(last)
+        return RankReport.parse(last).model_copy(update={"output": tail(r.log)})
     outcome, reason = r.ended_by_us or _death(r.status or 0)
     return RankReport(
         rank=r.rank,
         outcome=outcome,
         phase=phase,
         reason=reason,
-        detail=_tail(r.log),
+        detail=tail(r.log),
         memory=None if r.held_bytes is None else MemoryPeaks(device_bytes=r.held_bytes),
         **known,
     )
@@ -173,11 +174,3 @@ def _death(status: int) -> tuple[Outcome, str]:
             return Outcome.CRASHED, "killed from outside (SIGKILL); the machine may have run out of memory"
         return Outcome.CRASHED, f"ended by {name}"
     return Outcome.CRASHED, f"exited with {os.waitstatus_to_exitcode(status)} without a report"
-
-
-def _tail(log: Path, limit: int = 4000) -> str | None:
-    if not log.exists():
-        return None
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
-        return file.read().decode(errors="replace") or None

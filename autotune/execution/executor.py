@@ -46,6 +46,9 @@ class Executor(Protocol):
     def submit(self, request: ProbeRequest) -> "Future[ProbeResult]":
         """Raises ExecutionUnavailable when the executor has been closed."""
 
+    def log(self, probe_id: str) -> str:
+        """How far a running probe has come, and what its ranks printed last; empty for any other."""
+
     def cancel(self, probe_id: str) -> None:
         """End a probe now, running or waiting, as `interrupted`; unknown ones are ignored."""
 
@@ -66,6 +69,9 @@ class Lane(Protocol):
 
     def versions(self) -> Versions | None:
         """Of its devices; called while nothing runs there."""
+
+    def log(self) -> str:
+        """Of the probe that runs there; called from another thread."""
 
     def cancel(self, probe_id: str) -> None:
         """End this probe, which `run` has got, or gets or got just now; called from another thread."""
@@ -104,6 +110,10 @@ class LaneExecutor:
                 raise ExecutionUnavailable("the executor was closed") from error
             self._waiting[request.probe_id] = request, future
         return future
+
+    def log(self, probe_id: str) -> str:
+        lane = self._running.get(probe_id)
+        return "" if lane is None else lane.log()
 
     def cancel(self, probe_id: str) -> None:
         with self._lock:

@@ -26,6 +26,9 @@ class LocalLane:
             reports = interrupted(share, str(error))
         return merge(request, reports, time.monotonic() - started)
 
+    def log(self) -> str:
+        return self.supervisor.log()
+
     def versions(self) -> Versions | None:
         return self.supervisor.versions()
 

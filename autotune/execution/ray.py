@@ -37,6 +37,7 @@ CLOSE_TIMEOUT_S = 20.0
 CONNECT_TIMEOUT_S = 5.0
 LEAVE_SUPERVISORS_ALONE = {"RAY_kill_child_processes_on_worker_exit": "0"}
 """Ray would kill a supervisor with its worker, before it could clear away what it watches over."""
+LOG_TIMEOUT_S = 5.0
 ASKING = "versions"
 """In place of a probe's name, where none is to be run."""
 CREATION_FAILED = "creation task"
@@ -74,6 +75,9 @@ class NodeWorker:
     def versions(self) -> str | None:
         told = self._supervisor.versions()
         return None if told is None else told.to_json()
+
+    def log(self) -> str:
+        return self._supervisor.log()
 
     def cancel(self, probe_id: str) -> None:
         self._supervisor.cancel(probe_id)
@@ -115,6 +119,14 @@ class RayLane:
             self._discard()
             return None
         return None if told is None else Versions.parse(told)
+
+    def log(self) -> str:
+        with self._lock:
+            workers = list(self._workers)
+        try:
+            return "\n".join(ray.get([worker.log.remote() for worker in workers], timeout=LOG_TIMEOUT_S))
+        except RayError:  # whoever waits for the probe itself learns what happened
+            return ""
 
     def cancel(self, probe_id: str) -> None:
         with self._lock:

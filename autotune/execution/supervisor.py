@@ -23,6 +23,7 @@ from autotune.execution.shipping import Files, placed
 from autotune.execution.versions import versions_here
 from trials.contract.messages import DeviceKind, NodeShare, RankReport, Versions
 from trials.contract.outcome import Outcome, Phase
+from trials.contract.probe_log import running_log
 
 PREPARATION_S = 600.0
 """Imports, and operators that DeepSpeed compiles once per machine (one to two minutes each)."""
@@ -53,6 +54,8 @@ class Supervisor:
         """Whether the present process has shown that it can run a probe."""
         self._lock = threading.Lock()
         self._running: str | None = None
+        self._scratch: Path | None = None
+        """Folder of the running probe."""
         self._cancelled: str | None = None
         self._closed = False
 
@@ -73,12 +76,12 @@ class Supervisor:
             if files is not None:
                 with _or_unavailable("the files of a factory cannot be written"):
                     share = placed(share, files, folder / "factory")
-            self._running = share.request.probe_id
+            self._running, self._scratch = share.request.probe_id, folder
             sent = _send(process, json.dumps({"share": share.model_dump(mode="json"), "folder": str(folder)}))
         try:
             answer = _receive(process, share.request.deadline_s + PREPARATION_S) if sent else None
         finally:
-            self._running = None
+            self._running = self._scratch = None
             shutil.rmtree(folder, ignore_errors=True)
         if answer is None:
             why = self._why_lost(process)
@@ -87,6 +90,11 @@ class Supervisor:
             raise SupervisorLost(why)
         self._answered = True
         return [RankReport.model_validate(report) for report in json.loads(answer)]
+
+    def log(self) -> str:
+        """How far the running probe has come, and what it printed last; empty where none runs."""
+        scratch = self._scratch
+        return "" if scratch is None else running_log(scratch)
 
     def versions(self) -> Versions | None:
         """What its probes are measured with; None where nothing can tell."""

@@ -3,8 +3,11 @@
 import math
 from typing import Any
 
-from autotune.search.events import Event, JobStarted, ProbeEnded, ProbeStarted, Standing
+from autotune.search.events import Event, JobStarted, ProbeEnded, ProbeLog, ProbeStarted, Standing
 from autotune.search.history import TrialRecord
+
+LOG = "log"
+"""Kind of an event of which a job keeps the latest alone."""
 
 
 def progress(event: Event) -> tuple[str, dict[str, Any]]:
@@ -22,6 +25,8 @@ def progress(event: Event) -> tuple[str, dict[str, Any]]:
     if isinstance(event, ProbeStarted):
         config = event.config.model_dump(mode="json")
         return "probe_started", {"trial": event.trial, "repeat": event.repeat, "config": config}
+    if isinstance(event, ProbeLog):
+        return LOG, {"trial": event.trial, "repeat": event.repeat, "text": event.text}
     if isinstance(event, ProbeEnded):
         return "probe_ended", _ended(event)
     return "standing", _standing(event)

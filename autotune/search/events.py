@@ -32,6 +32,15 @@ class ProbeStarted:
 
 
 @dataclass(frozen=True)
+class ProbeLog:
+    """How far a running probe has come, and what it printed last."""
+
+    trial: int
+    repeat: int
+    text: str
+
+
+@dataclass(frozen=True)
 class ProbeEnded:
     trial: int
     config: TrainingConfig
@@ -54,7 +63,7 @@ class Standing:
     seconds_left: float
 
 
-Event = JobStarted | ProbeStarted | ProbeEnded | Standing
+Event = JobStarted | ProbeStarted | ProbeLog | ProbeEnded | Standing
 
 
 class Listener(Protocol):

@@ -18,7 +18,7 @@ from autotune.search.confirmation import (
     gather_contenders,
     next_to_confirm,
 )
-from autotune.search.events import Listener, ProbeEnded, ProbeStarted, Standing
+from autotune.search.events import Listener, ProbeEnded, ProbeLog, ProbeStarted, Standing
 from autotune.search.history import TrialRecord, TrialState, is_last_crash, to_ask_again
 from autotune.search.measuring import Measuring, fastest
 from autotune.search.reuse import Known
@@ -29,7 +29,7 @@ from trials.contract.config import TrainingConfig
 from trials.contract.messages import MeasurementPlan, ProbeRequest, ProbeResult
 from trials.contract.outcome import VERDICTS, Outcome, Phase
 
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 2.0
 """How often the lease is renewed, and the clock looked at, while probes run."""
 SPARE_CONTENDERS = 1
 """Leaders that may fail their confirmation or fall behind; after that the answer is given as it stands."""
@@ -47,6 +47,10 @@ class _Probe:
     trial: int
     repeat: int
     config: TrainingConfig
+
+    @property
+    def id(self) -> str:
+        return f"{self.trial}.{self.repeat}"
 
 
 class SearchLoop:
@@ -90,6 +94,8 @@ class SearchLoop:
         self._min_speed = min_speed
         self._started = time.monotonic()
         self._running: dict[Future[ProbeResult], _Probe] = {}
+        self._logs: dict[str, str] = {}
+        """What each probe said last."""
         self._ended: list[ProbeResult] = []
         """What came back to this driver, in order."""
         self._results: dict[int, dict[int, ProbeResult]] = {}
@@ -220,7 +226,7 @@ class SearchLoop:
 
     def _start(self, probe: _Probe) -> None:
         self._listener(ProbeStarted(probe.trial, probe.config, probe.repeat))
-        request = self._request(f"{probe.trial}.{probe.repeat}", probe.config, self._plan(probe))
+        request = self._request(probe.id, probe.config, self._plan(probe))
         self._running[self._executor.submit(request)] = probe
 
     def _plan(self, probe: _Probe) -> MeasurementPlan:
@@ -236,6 +242,7 @@ class SearchLoop:
         """Wait for probes to end, at most a heartbeat, and record those that did."""
         done, _ = wait(self._running, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
         self._heartbeat()
+        self._tell_logs()
         ended = [(self._running.pop(future), future) for future in done]
         # Those with a result first: what was measured is recorded before another's fault ends the job.
         for probe, future in sorted(ended, key=lambda each: each[1].exception() is not None):
@@ -249,6 +256,14 @@ class SearchLoop:
                 self._tell(probe.trial, probe.config, result)
             self._listener(ProbeEnded(probe.trial, probe.config, result.outcome, result, probe.repeat))
             self._listener(self.standing())
+
+    def _tell_logs(self) -> None:
+        """What running probes have to say since they were last asked."""
+        for future, probe in self._running.items():
+            text = "" if future.done() else self._executor.log(probe.id)
+            if text and text != self._logs.get(probe.id):
+                self._logs[probe.id] = text
+                self._listener(ProbeLog(probe.trial, probe.repeat, text))
 
     def _tell(
         self, number: int, config: TrainingConfig, result: ProbeResult, reused_from: str | None = None

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from autotune.jobs import Job
@@ -37,6 +37,24 @@ class Events:
         with self._transaction() as session:
             rows = session.scalars(query)
             return [JobEvent(row.id, row.kind, row.data, row.created_at) for row in rows]
+
+    def replace(self, job_id: int, kind: str, data: dict[str, Any]) -> None:
+        """Append, in place of all of that kind that the job has had."""
+        with self._transaction() as session:
+            session.execute(delete(EventRow).where(EventRow.job_id == job_id, EventRow.kind == kind))
+            session.add(EventRow(job_id=job_id, kind=kind, data=data, created_at=self._clock()))
+
+    def latest(self, job: Job, kind: str) -> JobEvent | None:
+        """Return the last event of that kind."""
+        query = (
+            select(EventRow)
+            .where(EventRow.job_id == job.id, EventRow.kind == kind)
+            .order_by(EventRow.id.desc())
+            .limit(1)
+        )
+        with self._transaction() as session:
+            row = session.scalar(query)
+            return None if row is None else JobEvent(row.id, row.kind, row.data, row.created_at)
 
     def last_id(self, job: Job) -> int:
         """Return the id of the latest, 0 where nothing happened yet."""

@@ -77,7 +77,7 @@ class LiveProgress:
             self._running.pop((event.trial, event.repeat), None)
             if event.repeat:
                 self._confirmed.setdefault(event.trial, {})[event.repeat] = event.result
-        else:
+        elif isinstance(event, Standing):
             self._standing, self._since = event, now
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
         pages(),
     ):
         app.include_router(router)
-    app.mount("/", dashboard(optuna_storage(settings.storage, ShownStorage)))
+    app.mount("/", dashboard(optuna_storage(settings.storage, ShownStorage), service))
     app.add_middleware(RequireToken, keyring=keyring)
     app.add_middleware(SameSite)
     app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes)

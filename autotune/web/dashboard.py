@@ -4,21 +4,31 @@ Its page asks for /static, /api and more from the root, so it is mounted there, 
 """
 
 import copy
+import io
+import json
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import optuna
 from a2wsgi import WSGIMiddleware
+from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from autotune.errors import AutotuneError
+from autotune.search.study import OUTCOME
+from autotune.service import Service
 from autotune.web.problem import problem
 
 LEGACY_CONSTRAINTS = "constraints"
 """System attribute that optuna-dashboard 0.21 reads; Optuna 5 keeps constraints elsewhere."""
+OF_A_TRIAL, OF_A_STUDY = "artifacts:", "dashboard:artifacts:"
+"""Prefixes of the system attributes that tell of artifacts: of a trial, by which they are listed, and of a
+study, by which they are looked up.
+"""
 ROOTS = ("/dashboard", "/api", "/static", "/artifacts", "/csv", "/favicon.ico")
 """Where it answers."""
 READS = ("GET", "HEAD")
@@ -26,7 +36,9 @@ WSGI_THREADS = 4
 
 
 class ShownStorage(RDBStorage):
-    """Optuna's storage as the dashboard should see it."""
+    """Optuna's storage as the dashboard should see it: trials say in its words whether they are feasible, and
+    have what is kept of their probes as an artifact.
+    """
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """The best of the feasible ones; raises ValueError where there are none, as Optuna does."""
@@ -43,14 +55,67 @@ class ShownStorage(RDBStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        return [_told(trial) for trial in super().get_all_trials(study_id, deepcopy=False, states=states)]
+        every = super().get_all_trials(study_id, deepcopy=False, states=states)
+        return [_told(study_id, trial) for trial in every]
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Where the dashboard looks an artifact up that it is asked for."""
+        logs = {
+            f"{OF_A_STUDY}{trial._trial_id}:{_log_id(study_id, trial)}": _about_log(study_id, trial)
+            for trial in super().get_all_trials(study_id, deepcopy=False)
+            if OUTCOME in trial.user_attrs
+        }
+        return {**super().get_study_system_attrs(study_id), **logs}
 
 
-def _told(trial: FrozenTrial) -> FrozenTrial:
-    shown = copy.copy(trial)
+def _told(study_id: int, trial: FrozenTrial) -> FrozenTrial:
+    more: dict[str, Any] = {}
     if trial.constraints:
-        shown.system_attrs = {**trial.system_attrs, LEGACY_CONSTRAINTS: list(trial.constraints.values())}
+        more[LEGACY_CONSTRAINTS] = list(trial.constraints.values())
+    if OUTCOME in trial.user_attrs:
+        more[f"{OF_A_TRIAL}{_log_id(study_id, trial)}"] = _about_log(study_id, trial)
+    shown = copy.copy(trial)
+    shown.system_attrs = {**trial.system_attrs, **more}
     return shown
+
+
+def _log_id(study_id: int, trial: FrozenTrial) -> str:
+    """Hexadecimal digits and dashes: the dashboard's routes take no others."""
+    return f"{study_id:x}-{trial.number:x}"
+
+
+def _about_log(study_id: int, trial: FrozenTrial) -> str:
+    return json.dumps(
+        {
+            "artifact_id": _log_id(study_id, trial),
+            "filename": f"probe-{trial.number}.txt",
+            "mimetype": "text/plain",
+            "encoding": None,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class ProbeLogs:
+    """An artifact store of what is kept of probes, which is in our tables."""
+
+    service: Service
+    storage: RDBStorage
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        study, _, trial = artifact_id.partition("-")
+        try:
+            name = self.storage.get_study_name_from_id(int(study, 16))
+            text = self.service.trial_log(name, int(trial, 16))
+        except (KeyError, ValueError, AutotuneError) as error:
+            raise ArtifactNotFound(f"nothing is kept of {artifact_id}") from error
+        return io.BytesIO(text.encode())
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        raise PermissionError("the dashboard only shows")
+
+    def remove(self, artifact_id: str) -> None:
+        raise PermissionError("the dashboard only shows")
 
 
 @dataclass(frozen=True)
@@ -80,10 +145,12 @@ def _with_encoding(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, 
     return [*given, (b"accept-encoding", b"identity")]
 
 
-def dashboard(storage: RDBStorage, artifacts: Any = None) -> ASGIApp:
-    """An app for the root, that shows every study of the database, with artifacts where they are kept."""
+def dashboard(storage: RDBStorage, service: Service) -> ASGIApp:
+    """An app for the root, that shows every study of the database."""
     import optuna_dashboard
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    served: Any = WSGIMiddleware(optuna_dashboard.wsgi(storage, artifacts), workers=WSGI_THREADS)
+    served: Any = WSGIMiddleware(
+        optuna_dashboard.wsgi(storage, ProbeLogs(service, storage)), workers=WSGI_THREADS
+    )
     return ReadOnly(served)

@@ -37,6 +37,7 @@ Here = Annotated[Setup, Depends(setup_of)]
 Wired = Annotated[Service, Depends(service_of)]
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="The job's name.")]
 Format = Annotated[str, Path(pattern=r"^[a-z]{1,32}$", description="As GET …/exports lists them.")]
+TrialNumber = Annotated[int, Path(ge=0, le=10**9)]
 FileName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
@@ -108,6 +109,21 @@ def trials(
     rest = [row for row in service.trials(name) if row.number > after]
     page = rest[:limit]
     return TrialList(trials=page, next=page[-1].number if len(rest) > limit else None)
+
+
+@router.get(
+    "/{name}/trials/{number}/log",
+    summary="What is kept of a trial's probes",
+    response_class=PlainTextResponse,
+)
+def trial_log(name: Name, number: TrialNumber, service: Wired) -> PlainTextResponse:
+    return PlainTextResponse(service.trial_log(name, number))
+
+
+@router.get("/{name}/log", summary="What its running probe says", response_class=PlainTextResponse)
+def log(name: Name, service: Wired) -> PlainTextResponse:
+    """How far each rank has come, and what it printed last; empty where no probe runs."""
+    return PlainTextResponse(service.running_log(name))
 
 
 @router.get("/{name}/candidates", summary="Forecasts of what it may try")

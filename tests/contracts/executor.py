@@ -113,6 +113,11 @@ class ExecutorContract(ABC):
         assert result.peak_bytes == result.memory[0].device_bytes > 0
         assert result.seconds > 0
 
+    def test_a_running_probe_says_how_far_it_has_come(self, executor: Executor, one_runs: Started) -> None:
+        request, _ = one_runs
+        eventually(lambda: "rank 0: measure" in executor.log(request.probe_id))
+        assert executor.log("no such probe") == ""
+
     def test_it_tells_beforehand_what_a_probe_is_measured_with(self, executor: Executor) -> None:
         told = executor.versions()
         assert told is not None

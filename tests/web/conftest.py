@@ -8,22 +8,13 @@ import pytest
 from fakes import FakeExecutor
 from small_job import REQUEST, service_with
 from starlette.testclient import TestClient
+from web_support import BASE_URL, Open
 
 from autotune.record import Record
 from autotune.service import Service
 from autotune.settings import Settings
 from autotune.web.app import create_app
 from autotune.worker import Worker
-
-BASE_URL = "http://127.0.0.1:8000"
-JSON = {"model": "llama-20m", "gpus": "cpu:2", "ceiling": "2GiB"}
-JOB = {
-    **JSON,
-    "trials": 4,
-    "settings": {"micro_batch_size": [1, 2, 3, 4], "precision": ["bf16", "fp32"], "sharding": ["ddp"]},
-}
-
-Open = Callable[..., TestClient]
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Who may do what: tokens by header and by cookie, and nobody without one but on this machine."""
 
 import pytest
-from conftest import JOB, JSON, Open
 from starlette.testclient import TestClient
+from web_support import JOB, JSON, Open
 
 from autotune.errors import BadInput
 from autotune.service import Service

@@ -53,6 +53,17 @@ def test_the_best_is_feasible_and_the_infeasible_say_so(client: TestClient, stud
     assert params["micro_batch_size"] != "4"
 
 
+def test_what_is_kept_of_a_probe_is_an_artifact_of_its_trial(client: TestClient, study: int) -> None:
+    trials = client.get(f"/api/studies/{study}", params={"after": 0}).json()["trials"]
+    for trial in trials:
+        (artifact,) = trial["artifacts"]
+        answer = client.get(f"/artifacts/{study}/{trial['trial_id']}/{artifact['artifact_id']}")
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        assert f"{trial['number']}.0: " in answer.text
+    assert client.get(f"/artifacts/{study}/{trials[0]['trial_id']}/abc-123").status_code == 404
+
+
 @pytest.mark.parametrize("method", ["DELETE", "POST", "PUT", "PATCH"])
 @pytest.mark.parametrize("path", ["/api/studies/{study}", "/api/studies", "/api/trials/1/tell"])
 def test_it_changes_nothing(client: TestClient, study: int, method: str, path: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import uvicorn
-from conftest import Open
 from small_job import REQUEST
 from starlette.testclient import TestClient
+from web_support import Open
 
 from autotune.service import Service
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from conftest import JSON, Open
 from starlette.testclient import TestClient
+from web_support import JSON, Open
 
 PLAN = "/v1/plans"
 

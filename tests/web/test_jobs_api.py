@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import JOB, JSON, Open
 from starlette.testclient import TestClient
+from web_support import JOB, JSON, Open
 
 from autotune.service import Service
 

@@ -37,6 +37,7 @@ def merge(request: ProbeRequest, reports: Sequence[RankReport], seconds: float) 
         versions=_first(r.versions for r in reports),
         phase_s=decisive.phase_s,
         throttled=_first(r.throttled for r in reports),
+        output=decisive.output,
         seconds=seconds,
     )
 

@@ -165,6 +165,8 @@ class RankReport(Message):
     """Seconds spent in each phase."""
     throttled: str | None = None
     """Why the device ran below its clock while measuring, where it says so."""
+    output: str | None = None
+    """The end of what it printed, where it printed anything."""
 
 
 class Estimate(Message):
@@ -199,6 +201,8 @@ class ProbeResult(Message):
     versions: Versions | None = None
     phase_s: dict[Phase, float] = Field(default_factory=dict)
     throttled: str | None = None
+    output: str | None = None
+    """The end of what the rank printed that decided the outcome."""
     seconds: float = 0.0
     """Wall time from request to result."""
 
