@@ -14,6 +14,7 @@ from autotune import errors
 from autotune.api import answer, explain, export_job, plan, resume, trials, tune
 
 if TYPE_CHECKING:
+    from autotune.client import Client
     from autotune.report.answer import Answer
     from autotune.report.explanation import JobExplanation
     from autotune.report.plan import Plan
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Client",
     "Event",
     "JobExplanation",
     "JobStarted",
@@ -45,6 +47,7 @@ __all__ = [
 _WHERE = MappingProxyType(
     {
         "Answer": "autotune.report.answer",
+        "Client": "autotune.client",
         "Event": "autotune.search.events",
         "JobExplanation": "autotune.report.explanation",
         "JobStarted": "autotune.search.events",
