@@ -1,0 +1,62 @@
+"""Whatever the OpenAPI document allows, and much that it does not, is answered and never by a fault."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import schemathesis
+from fakes import FakeExecutor
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
+from small_job import REQUEST, service_with
+
+from autotune.record import Record
+from autotune.service import Service
+from autotune.settings import Settings
+from autotune.web.app import create_app
+from autotune.worker import Worker
+
+EXAMPLES = 12
+"""Of each operation."""
+STREAMS = "/v1/jobs/{name}/events"
+"""Ends with its job, and so with no job that is made here."""
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.schemas.BaseSchema]:
+    """Of an app with a finished job and one that waits."""
+    folder: Path = tmp_path_factory.mktemp("schemathesis")
+    url = f"sqlite:///{folder / 'jobs.db'}"
+    with service_with(url, FakeExecutor()) as service:
+        fill(service, url)
+        app = create_app(service, Settings(storage=url, hosts="*"), open_to_all=True)
+        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+def fill(service: Service, url: str) -> None:
+    service.submit(REQUEST)
+    worker = Worker(Record(url), dict.fromkeys(("ray", "local"), lambda layout, address: FakeExecutor()))
+    assert worker.work_once()
+
+
+@pytest.mark.timeout(600)
+def test_no_request_is_a_fault(schema: schemathesis.schemas.BaseSchema) -> None:
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) > 15
+    for operation in operations:
+        if operation.path != STREAMS:
+            ask(operation)
+
+
+def ask(operation: schemathesis.schemas.APIOperation) -> None:
+    @given(case=operation.as_strategy())
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    def answered(case: schemathesis.Case) -> None:
+        response = case.call()
+        checks = [not_a_server_error]
+        if response.status_code < 400:  # problems have a type of their own
+            checks += [content_type_conformance, response_schema_conformance]
+        case.validate_response(response, checks=checks)
+
+    answered()
