@@ -11,16 +11,11 @@ from autotune.hardware.sizes import format_bytes
 from autotune.jobs import JobStatus
 from autotune.report.answer import Answer, Recommendation, Row
 from autotune.report.trials import TrialRow
+from autotune.report.vocabulary import EVIDENCE
 from autotune.search.stopping import counted
 from autotune.terminal.tables import ConfigTable, memory, speed_or_outcome
 from autotune.terminal.words import caveats, clock, describe, figure, in_common, interval, spoken
 from trials.contract.config import TrainingConfig
-
-EVIDENCE = {
-    "confirmed": "confirmed",
-    "measured": "not confirmed",
-    "forecast": "forecast, not measured",
-}
 
 
 def answer_view(answer: Answer, formats: Sequence[str] = ()) -> RenderableType:

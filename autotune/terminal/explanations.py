@@ -6,8 +6,9 @@ from rich.text import Text
 
 from autotune.hardware.sizes import format_bytes
 from autotune.report.explanation import JobExplanation, Step
+from autotune.report.vocabulary import HEADINGS
 from autotune.terminal.tables import plain_table
-from autotune.terminal.words import HEADINGS, clock, describe, figure, interval
+from autotune.terminal.words import clock, describe, figure, interval
 
 
 def job_explanation_view(explanation: JobExplanation) -> RenderableType:

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.hardware.sizes import format_bytes
-from autotune.terminal.words import COLOURS, HEADINGS, figure, spoken, varying
+from autotune.report.vocabulary import HEADINGS
+from autotune.terminal.words import COLOURS, figure, spoken, varying
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import VERDICTS, Outcome
 
