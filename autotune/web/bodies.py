@@ -1,22 +1,26 @@
 """What clients post, checked field by field: names only, never a path of this machine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from autotune.errors import BadInput
 from autotune.hardware.inventory_file import READERS
+from autotune.hardware.parse import parse_inventory
+from autotune.hardware.sizes import parse_size
 from autotune.models import presets
 from autotune.request import PlanRequest, TuneRequest
 from search_spaces.columns import Value
 from search_spaces.space import SearchSpace
 from trials.contract.config import TrainingConfig
-from trials.contract.message import nearest
+from trials.contract.message import ContractError, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Choices = Annotated[list[bool | int | Text], Field(min_length=1, max_length=64)]
+ANY_DEVICE_BYTES = 1 << 40
 MOST_MINUTES = 60 * 24 * 365
 
 Model = Annotated[
@@ -80,6 +84,21 @@ class Question(BaseModel):
             PurePath(given).suffix.lower() in READERS or "/" in given or "\\" in given
         ):
             raise ValueError("names a file; send the inventory itself as an object")
+        if given != "auto":
+            _checked(parse_inventory, given)
+        return given
+
+    @field_validator("ceiling")
+    @classmethod
+    def _a_size(cls, given: str | None) -> str | None:
+        if given is not None:
+            _checked(parse_size, given, ANY_DEVICE_BYTES)
+        return given
+
+    @field_validator("settings")
+    @classmethod
+    def _choices_of_fields(cls, given: dict[str, list[Value]]) -> dict[str, list[Value]]:
+        _checked(SearchSpace.parse, {"name": "settings", "dimensions": given})
         return given
 
     @field_validator("space")
@@ -186,6 +205,14 @@ class JobBody(Question):
             executor=self.executor or executor,
             ray_address=ray_address,
         )
+
+
+def _checked(parse: Callable[..., object], *given: object) -> None:
+    """What would be wrong later is said now, with the field's name."""
+    try:
+        parse(*given)
+    except (BadInput, ContractError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _settings(given: Mapping[str, Sequence[Value]]) -> dict[str, tuple[Value, ...]]:
