@@ -87,7 +87,7 @@ async function readTrials() {
 }
 
 async function readSlowParts() {
-  if (!state.candidates.length && state.job.status !== "queued") {
+  if (!state.candidates.length) {
     state.candidates = (await get(`${path}/candidates?limit=300`).catch(() => ({ candidates: [] }))).candidates;
     drawTheChart();
   }
@@ -219,18 +219,19 @@ function drawSpace() {
   byId("space-card").hidden = false;
 }
 
-function ask(title, words, yes) {
+function ask({ title, words, yes, isGrave = false }) {
   const dialog = byId("confirm");
   byId("confirm-title").textContent = title;
   byId("confirm-words").textContent = words;
   byId("confirm-yes").textContent = yes;
+  byId("confirm-yes").className = isGrave ? "bad" : "primary";
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
 }
 
 async function act(what, question) {
-  if (!(await ask(...question))) return;
+  if (!(await ask(question))) return;
   try {
     state.job = await post(`${path}/${what}`);
     if (what === "resume") follow();
@@ -259,8 +260,8 @@ function follow() {
   });
 }
 
-byId("cancel").addEventListener("click", () => act("cancel", [`Cancel ${name}?`, "The probe that runs is ended and the job cannot be resumed. What was measured stays, and other jobs can use it.", "Yes, cancel it"]));
-byId("resume").addEventListener("click", () => act("resume", [`Resume ${name}?`, `It waits for a worker, which goes on where it stood after ${clock(state.job.spent_s)}.`, "Yes, resume it"]));
+byId("cancel").addEventListener("click", () => act("cancel", { title: `Cancel ${name}?`, words: "The probe that runs is ended and the job cannot be resumed. What was measured stays, and other jobs can use it.", yes: "Yes, cancel it", isGrave: true }));
+byId("resume").addEventListener("click", () => act("resume", { title: `Resume ${name}?`, words: `It waits for a worker, which goes on where it stood after ${clock(state.job.spent_s)}.`, yes: "Yes, resume it" }));
 followLog(byId("log"), name, () => state.job?.status === "running");
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawn.delete("chart"); if (state.job) drawTheChart(); });
 setInterval(() => { if (state.job?.status === "running" && !document.hidden) drawMoving(); }, 1000);

@@ -53,8 +53,9 @@ function showProblem(problem) {
   else throw problem;
 }
 
-/** Sentences that both the terminal and the server say name a field as an option: `--ceiling 99GiB is more than …`. */
+/** Sentences of the terminal name a field as an option, `--ceiling 99GiB is more than …`, or as part of a space. */
 function namedIn(message) {
+  if (message.startsWith("dimensions")) return [{ field: "settings", message: message.replace(/^dimensions(: |\.)/, "") }];
   const field = /^--([a-z-]+) /.exec(message)?.[1].replaceAll("-", "_");
   return field && byId(`error-${field}`) ? [{ field, message: message.replace(/^--\S+ /, "") }] : [];
 }
