@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Self
@@ -41,8 +42,8 @@ from autotune.storage.repository import Repository, name_in_use, no_such_job
 from autotune.storage.tokens import Role, TokenRecord
 from trials.contract.probe_log import kept_log
 
-KEPT_FORECASTS = 32
-"""Jobs whose forecasts stay worked out for those who look at them."""
+KEPT_JOBS = 64
+"""Whose forecasts and explanations stay worked out for those who look at them."""
 
 
 class Service:
@@ -56,7 +57,8 @@ class Service:
         with _as_bad_input(StorageUnavailable):
             self._record = Record(storage_url)
         self._driver = Driver(self._record)
-        self._forecasts = lru_cache(maxsize=KEPT_FORECASTS)(forecast_points)
+        self._forecasts = lru_cache(maxsize=KEPT_JOBS)(forecast_points)
+        self._explained = lru_cache(maxsize=KEPT_JOBS)(self._explanation_of)
 
     def close(self) -> None:
         self._record.close()
@@ -229,10 +231,14 @@ class Service:
     def explain(self, name: str) -> JobExplanation:
         """Why a job's recommendation is what it is; raises NothingMeasured where there is none."""
         job = self.job(name)
-        explanation = self._record.explanation(job)
+        explanation = self._explained(name, job.updated_at, job.spent_s)
         if explanation is None:
             raise _no_recommendation(job)
         return explanation
+
+    def _explanation_of(self, name: str, updated_at: datetime, spent_s: float) -> JobExplanation | None:
+        """Of a job as it stands; whatever is measured of it changes both."""
+        return self._record.explanation(self.job(name))
 
     def save_plots(self, name: str, folder: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
         """Write the plots of a job into `folder`, as html, png or both; raises BadInput where it cannot."""
