@@ -53,7 +53,8 @@ def _word(config: TrainingConfig, field: str) -> str:
     value = getattr(config, field)
     if field not in NEVER_UNSAID and value == getattr(USUAL, field):
         return ""
-    return SAID.get(field, field + "={}").format(value)
+    said = str(value).lower() if isinstance(value, bool) else value  # as --set takes it
+    return SAID.get(field, field + "={}").format(said)
 
 
 def caveats(config: TrainingConfig) -> list[str]:

@@ -19,7 +19,7 @@ export function trialsView(state, showAll) {
   const { fields, common } = inCommon(trials.map((trial) => trial.config));
   const newest = trials.toSorted((a, b) => b.number - a.number);
   const shown = state.showsAll ? newest : newest.slice(0, SHOWN);
-  const headings = [{ text: "#", number: true }, "outcome", { text: "tokens/s", number: true }, { text: "peak", number: true }, { text: "configuration, and what to say of it", rest: true }, { text: "took", number: true, rest: true }];
+  const headings = [{ text: "#", number: true }, "outcome", { text: "tokens/s", number: true }, { text: "peak", number: true }, { text: "configuration", rest: true }, { text: "took", number: true, rest: true }];
   const rows = shown.map((trial) => row(trial, fields, state));
   return [
     table("Trials, newest first", headings, rows, { stacks: true }),

@@ -1,0 +1,50 @@
+"""The whole service in this process, on a port of its own."""
+
+import socket
+import threading
+import time
+
+import uvicorn
+from fakes import FakeExecutor
+
+from autotune.record import Record
+from autotune.service import Service
+from autotune.settings import Settings
+from autotune.web.app import create_app
+from autotune.worker import Worker
+
+
+class Served:
+    """Can be stopped and started again where it was."""
+
+    def __init__(self, storage: str) -> None:
+        self.storage = storage
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._service = Service(self.storage)
+        app = create_app(self._service, Settings(storage=self.storage), open_to_all=True)
+        config = uvicorn.Config(
+            app, port=self._port, log_level="error", timeout_graceful_shutdown=1, lifespan="off"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._service.close()
+
+    def work(self) -> None:
+        """Drive the jobs that wait."""
+        record = Record(self.storage)
+        worker = Worker(record, dict.fromkeys(("ray", "local"), lambda layout, address: FakeExecutor()))
+        while worker.work_once():
+            pass
+        record.close()
