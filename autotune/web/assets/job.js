@@ -198,7 +198,7 @@ function drawHeader() {
     `submitted ${moment(job.created_at)}`,
   ];
   keep("facts", JSON.stringify(facts), () => facts.filter(Boolean).map((fact) => element("span", {}, fact)));
-  say(byId("reason"), job.reason);
+  say(byId("reason"), job.reason === job.status ? "" : job.reason);
   byId("reason").classList.toggle("bad", job.status === "failed");
   byId("reason").classList.toggle("quiet", job.status === "finished" || job.status === "cancelled");
   byId("study").hidden = !job.study;

@@ -78,7 +78,7 @@ function row(job) {
     {},
     element("td", { class: "choice" }, box),
     element("th", { scope: "row" }, element("a", { href: `/jobs/${encodeURIComponent(job.name)}` }, job.name)),
-    element("td", {}, element("span", { class: `badge ${job.status}` }, spoken(job.status)), job.reason && job.status !== "finished" && element("small", {}, job.reason)),
+    element("td", {}, element("span", { class: `badge ${job.status}` }, spoken(job.status)), job.reason && job.status !== "finished" && job.reason !== job.status && element("small", {}, job.reason)),
     number(job.tokens_per_second === null ? "–" : figure(job.tokens_per_second)),
     number(job.speedup === null ? "–" : times(job.speedup)),
     element("td", {}, job.model),
