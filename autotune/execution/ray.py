@@ -24,6 +24,7 @@ from autotune.execution.executor import LaneExecutor, Layout
 from autotune.execution.ray_head import RayHead
 from autotune.execution.shipping import MAX_BYTES, Files, python_files
 from autotune.execution.supervisor import CLOSED, Supervisor, SupervisorLost, interrupted
+from autotune.signals import sigterm_kept
 from trials.contract.merge import merge
 from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult, RankReport, Versions
 from trials.contract.outcome import VERDICTS, Outcome
@@ -277,7 +278,7 @@ class RayExecutor(LaneExecutor):
         try:
             if address:
                 _check_port(address)
-            with _quiet_driver():
+            with _quiet_driver(), sigterm_kept():
                 ray.init(
                     address=address or self._head_address(layout),
                     log_to_driver=False,
@@ -302,7 +303,8 @@ class RayExecutor(LaneExecutor):
         self._leave()
 
     def _leave(self) -> None:
-        ray.shutdown()
+        with sigterm_kept():
+            ray.shutdown()
         if self._head is not None:
             self._head.close()
 

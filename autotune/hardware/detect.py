@@ -1,6 +1,8 @@
 """What devices there are: on this machine, or in a running Ray cluster."""
 
+import logging
 import socket
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,12 +13,16 @@ from autotune.hardware import catalog
 from autotune.hardware.cpu import NETWORK_GB_PER_S, cpu_device, cpu_group, cpu_memory_bytes
 from autotune.hardware.inventory import Inventory, NodeGroup
 from autotune.hardware.nvml import LocalGpu, local_gpus
+from autotune.signals import sigterm_kept
 
 __all__ = ["cpu_memory_bytes", "detect", "local_gpus", "ray_cpu_group", "ray_devices"]
 
 ACCELERATOR_RESOURCE = "accelerator_type:"
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 CONNECT_TIMEOUT_S = 5.0
+
+_asking = threading.Lock()
+"""A process is in one cluster once: two threads of a server join it one after the other."""
 
 
 def detect(ray_address: str | None = None) -> Inventory:
@@ -72,9 +78,16 @@ def ray_cpu_group(address: str, num_nodes: int, ranks_per_node: int) -> NodeGrou
 
 
 def _ray_nodes(address: str) -> list[Mapping[str, Any]]:
+    with _asking, sigterm_kept():
+        return _ray_nodes_of(address)
+
+
+def _ray_nodes_of(address: str) -> list[Mapping[str, Any]]:
     import ray
 
     ours = not ray.is_initialized()
+    if ours:
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of the threads of a server
     try:
         if ours:
             _check_port(address)
