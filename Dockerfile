@@ -19,7 +19,7 @@ COPY trials trials
 RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" '.[postgres]'
 
 RUN useradd --create-home autotune \
-    && install --directory --owner=autotune --group=autotune /home/autotune/.cache /home/autotune/exported
+    && install --directory --owner=autotune --group=autotune /home/autotune/.cache
 USER autotune
 WORKDIR /home/autotune
 CMD ["autotune", "--help"]

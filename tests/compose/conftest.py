@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from stack import PASSWORD, SERVICES, Stack, end_processes_of, free_ports, wait_until
+from stack import PASSWORD, SERVICES, Stack, end_processes_of, free_port
 
 
 @pytest.fixture(scope="package")
@@ -42,10 +42,10 @@ def database(postgresql_url: str) -> Iterator[sqlalchemy.URL]:
 
 @pytest.fixture(scope="package")
 def stack(database: sqlalchemy.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("compose")
+    """`docker compose up --scale worker=2`."""
     # Short, since it becomes part of a socket's name.
     ray_folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    ray_port, dashboard_port = free_ports(2)
+    ray_port, port = free_port(), free_port()
     socket_folder = str(database.query["host"])
     replacements = {
         "@postgres:5432/autotune": f"@/autotune?host={socket_folder}",
@@ -54,20 +54,17 @@ def stack(database: sqlalchemy.URL, tmp_path_factory: pytest.TempPathFactory) ->
         "127.0.0.1:6379": f"127.0.0.1:{ray_port}",
         "--port=6379": f"--port={ray_port}",
         "--host=0.0.0.0": "--host=127.0.0.1",
-        "--port=8080": f"--port={dashboard_port}",
+        "--port=8000": f"--port={port}",
+        "127.0.0.1:8000": f"127.0.0.1:{port}",
     }
-    stack = Stack(folder, ray_folder, replacements)
-    processes = []
+    stack = Stack(tmp_path_factory.mktemp("compose"), ray_folder, replacements)
     try:
-        processes.append(stack.start("ray-head"))
-        wait_until(lambda: not stack.health("ray-head"), "Ray's head is not healthy", stack.log("ray-head"))
-        processes += [stack.start("ray-worker"), stack.start("optuna-dashboard")]
-        # On one machine, two nodes that start at the same moment take the same socket for their store.
-        log = stack.log("ray-worker")
-        wait_until(lambda: "Ray runtime started" in log.read_text(), "the worker has not joined", log)
+        for service in ("ray-head", "ray-worker", "api", "worker", "worker"):
+            stack.up(service)
+        stack.wait_until_healthy()
         yield stack
     finally:
-        end_processes_of(ray_folder)
-        for process in processes:
-            process.wait(10)
+        left = end_processes_of(ray_folder)
+        stack.reap()
         shutil.rmtree(ray_folder, ignore_errors=True)
+    assert left == []
