@@ -5,10 +5,13 @@ INSTALLED := .venv/.installed
 REPLAY ?= --replay
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos test-gpu lint format bench bench-forecast bench-search engines clean
+.PHONY: help serve demo test test-chaos test-gpu lint format bench bench-forecast bench-search bench-service engines clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
+
+serve: $(INSTALLED)  ## Pages and API on http://127.0.0.1:8000, with a worker beside them
+	$(BIN)/autotune serve
 
 demo: $(INSTALLED)  ## Tune a real model on this machine, in a few minutes
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
@@ -31,6 +34,9 @@ lint: $(INSTALLED)  ## Style, types and the direction of imports
 format: $(INSTALLED)  ## Mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-service: $(INSTALLED)  ## The server with a thousand jobs on PostgreSQL
+	$(BIN)/python benchmarks/service.py
 
 bench: $(INSTALLED)  ## The figures in benchmarks/, measured here
 	$(BIN)/python benchmarks/probe_overhead.py

@@ -16,7 +16,9 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-REAL_PROCESSES = ("storage", "trials", "contracts", "execution", "export", "cli", "compose", "chaos")
+REAL_PROCESSES = (
+    "storage", "web", "trials", "contracts", "execution", "export", "cli", "browser", "compose", "chaos",
+)  # fmt: skip
 """Folders whose tests start real ones, the slowest last; what is wrong elsewhere shows in seconds."""
 
 

@@ -52,18 +52,6 @@ def test_the_study_opens_in_the_dashboard(page: Page, server: str) -> None:
     expect(page.get_by_text("from-the-form").first).to_be_visible()
 
 
-def test_the_list_has_it_and_two_can_be_compared(page: Page, server: str) -> None:
-    submit(page, server, "another")
-    page.goto(f"{server}/jobs")
-    expect(page.locator("tbody tr")).to_have_count(2)
-    for box in page.locator("tbody input[type=checkbox]").all():
-        box.check()
-    page.get_by_role("link", name="Compare").or_(page.get_by_role("button", name="Compare")).first.click()
-    page.wait_for_url("**/jobs/compare**")
-    expect(page.locator("main")).to_contain_text("from-the-form")
-    expect(page.locator("main")).to_contain_text("another")
-
-
 def test_what_is_wrong_stands_beside_its_field(page: Page, server: str) -> None:
     page.goto(f"{server}/jobs/new")
     page.fill("#model", "llama-20m")
