@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import MappingProxyType
 
-from autotune.errors import AutotuneError, JobBusy, LeaseLost, StorageUnavailable
+from autotune.errors import AutotuneError, JobBusy, LeaseLost, NotNow, StorageUnavailable
 from autotune.execution.executor import Executor
 from autotune.hardware.catalog import require_same
 from autotune.jobs import Job, JobStatus
@@ -141,9 +141,15 @@ class Driver:
         except (LeaseLost, StorageUnavailable):  # there is nothing left to write to
             raise
         except Exception as error:
-            words = str(error) if isinstance(error, AutotuneError) else f"{type(error).__name__}: {error}"
-            repository.set_status(lease, JobStatus.FAILED, words)
+            repository.set_status(lease, *self.after(error))
             raise
+
+    def after(self, error: Exception) -> tuple[JobStatus, str]:
+        """What becomes of a job that ends like this, and why, in words."""
+        words = str(error) if isinstance(error, AutotuneError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, NotNow) and self._when_interrupted == JobStatus.QUEUED:
+            return JobStatus.QUEUED, f"{words}; it is tried again"
+        return JobStatus.FAILED, words
 
     @contextmanager
     def shown_on_dashboard(self, problem: Problem) -> Iterator[None]:

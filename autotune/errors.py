@@ -13,6 +13,7 @@ AutotuneError                     exit code
     ├── StorageUnavailable            the database cannot be opened or was lost
     ├── LeaseLost                     another driver took the job over
     └── ExecutionUnavailable          Ray, a supervisor or a worker cannot be started
+        └── NotNow                    devices that others use, a cluster that does not answer: later, perhaps
 """
 
 
@@ -65,4 +66,8 @@ class LeaseLost(MachineFault):
 
 
 class ExecutionUnavailable(MachineFault):
+    pass
+
+
+class NotNow(ExecutionUnavailable):
     pass

@@ -14,6 +14,7 @@ from autotune.errors import (
     NotHere,
     NothingFits,
     NothingMeasured,
+    NotNow,
     StorageUnavailable,
 )
 
@@ -29,6 +30,7 @@ TYPES: Mapping[str, type[AutotuneError]] = MappingProxyType(
         f"{PREFIX}nothing-measured": NothingMeasured,
         f"{PREFIX}storage-unavailable": StorageUnavailable,
         f"{PREFIX}lease-lost": LeaseLost,
+        f"{PREFIX}not-now": NotNow,
         f"{PREFIX}execution-unavailable": ExecutionUnavailable,
     }
 )
@@ -43,6 +45,7 @@ STATUSES: Mapping[type[AutotuneError], int] = MappingProxyType(
         NothingMeasured: 409,
         StorageUnavailable: 503,
         LeaseLost: 409,
+        NotNow: 503,
         ExecutionUnavailable: 503,
     }
 )

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping
 
 from autotune.driver import LEASE_S, Driver
-from autotune.errors import AutotuneError, LeaseLost, StorageUnavailable
+from autotune.errors import AutotuneError, LeaseLost, NotNow, StorageUnavailable
 from autotune.executors import EXECUTORS, ExecutorFactory
 from autotune.jobs import Job, JobStatus
 from autotune.record import Record
@@ -17,8 +17,8 @@ from autotune.storage.records import Lease
 
 POLL_S = 1.0
 """How often the queue is looked at while it is empty."""
-RECONNECT_S = 5.0
-"""After the database could not be used."""
+AGAIN_S = 5.0
+"""After the database could not be used, or a job found its devices taken."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +47,15 @@ class Worker:
         while not stop.is_set():
             try:
                 wait_s = 0.0 if self.work_once() else POLL_S
-            except StorageUnavailable as error:
-                logger.warning("%s; trying again in %g s", error, RECONNECT_S)
-                wait_s = RECONNECT_S
+            except (StorageUnavailable, NotNow) as error:
+                logger.warning("%s; trying again in %g s", error, AGAIN_S)
+                wait_s = AGAIN_S
             stop.wait(wait_s)
 
     def work_once(self) -> bool:
-        """Drive the job that has waited longest; return whether there was one. Raises StorageUnavailable.
+        """Drive the job that has waited longest; return whether there was one.
 
-        How it ended is in the record.
+        How it ended is in the record. Raises StorageUnavailable, and NotNow for a job that waits again.
         """
         claimed = self._record.repository.claim(Owner.current(), LEASE_S)
         if claimed is None:
@@ -66,7 +66,7 @@ class Worker:
             self._drive(job, lease)
         except LeaseLost as error:
             logger.info("job %s: %s", job.name, error)
-        except StorageUnavailable:
+        except (StorageUnavailable, NotNow):
             raise
         except AutotuneError as error:
             logger.info("job %s: %s", job.name, error)
@@ -88,8 +88,7 @@ class Worker:
                 repository.set_status(lease, JobStatus.QUEUED)
                 raise
             except Exception as error:
-                words = str(error) if isinstance(error, AutotuneError) else f"{type(error).__name__}: {error}"
-                repository.set_status(lease, JobStatus.FAILED, words)
+                repository.set_status(lease, *self._driver.after(error))
                 raise
             with self._driver.shown_on_dashboard(problem), executor:
                 self._driver.drive(job, problem, lease, executor, self._teller(job))

@@ -21,10 +21,10 @@ LEAVES = [kind for kind in leaves(AutotuneError) if kind.__module__ == AutotuneE
 
 
 def test_every_exception_that_is_raised_has_a_name_and_a_status():
-    assert set(TYPES.values()) == set(STATUSES) == set(LEAVES)
+    assert set(TYPES.values()) == set(STATUSES) >= set(LEAVES)
 
 
-@pytest.mark.parametrize("kind", LEAVES)
+@pytest.mark.parametrize("kind", TYPES.values())
 def test_there_and_back(kind):
     words = re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
     assert type_of(kind("why")) == PREFIX + words

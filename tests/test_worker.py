@@ -8,7 +8,7 @@ from fakes import FakeExecutor
 from small_job import REQUEST, changed, service_with
 
 from autotune.driver import LEASE_S
-from autotune.errors import BadInput, ExecutionUnavailable
+from autotune.errors import BadInput, ExecutionUnavailable, NotNow
 from autotune.jobs import JobStatus
 from autotune.record import Record
 from autotune.service import Service
@@ -135,6 +135,29 @@ def test_where_probes_cannot_run_the_job_fails_in_words_and_can_be_resumed(
     assert service.requeue("job").status == JobStatus.QUEUED
     assert worker(url).work_once()
     assert service.job("job").status == JobStatus.FINISHED
+
+
+def test_a_job_whose_devices_are_taken_waits_behind_the_others(url: str, service: Service) -> None:
+    """For good, until somebody cancels it: devices come back."""
+    for name in ("first", "second"):
+        service.submit(changed(name=name))
+    taken = True
+
+    def executor(layout, address):
+        if taken:
+            raise NotNow("others use the devices")
+        return FakeExecutor()
+
+    at_work = Worker(Record(url), dict.fromkeys(("ray", "local"), executor))
+    with pytest.raises(NotNow):
+        at_work.work_once()
+    job = service.job("first")
+    assert (job.status, job.reason) == (JobStatus.QUEUED, "others use the devices; it is tried again")
+    taken = False
+    assert at_work.work_once()
+    assert service.job("second").status == JobStatus.FINISHED
+    assert at_work.work_once()
+    assert service.job("first").status == JobStatus.FINISHED
 
 
 def test_workers_share_the_jobs(url: str, service: Service) -> None:

@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from autotune.errors import ExecutionUnavailable, NotHere
+from autotune.errors import ExecutionUnavailable, NotHere, NotNow
 from autotune.execution.executor import LaneExecutor, Layout
 from autotune.execution.ray_head import RayHead
 from autotune.execution.shipping import MAX_BYTES, Files, python_files
@@ -219,7 +219,7 @@ class RayLane:
             while not group.wait(PLACEMENT_CHECK_S):
                 self._check_wanted(probe_id)
                 if time.monotonic() > until:
-                    raise ExecutionUnavailable(
+                    raise NotNow(
                         f"the Ray cluster had no room for a probe within {PLACEMENT_TIMEOUT_S:g} s: "
                         f"it needs {nodes} × {_words(resources)}; are others using it?"
                     )
@@ -287,7 +287,8 @@ class RayExecutor(LaneExecutor):
         except (RayError, OSError, OverflowError, RuntimeError, ValueError) as error:
             self._leave()
             where = f"at {address}" if address else "on this machine"
-            raise ExecutionUnavailable(
+            kind = NotNow if address else ExecutionUnavailable
+            raise kind(
                 f"Ray cannot be reached {where}: {_first_line(error)}; check --ray-address (and "
                 "RAY_AUTH_MODE, should the cluster demand a token), or use --executor local"
             ) from error

@@ -190,9 +190,10 @@ class Repository:
     def claim(self, owner: Owner, ttl_s: float) -> tuple[Job, Lease] | None:
         """Make `owner` the driver of a job that waits for a worker, or whose own is gone, which then runs.
 
-        The oldest goes first; of several who ask at once, each gets another. None where no job waits.
+        What has waited longest goes first: a job that found its devices taken holds up no other. Of several who
+        ask at once, each gets another. None where no job waits.
         """
-        mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.id)
+        mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.updated_at, JobRow.id)
         mine = mine.with_for_update(skip_locked=True)
         with self._transaction() as session:
             # A job that was given back a moment ago still has probes to end, and a holder.

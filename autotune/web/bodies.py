@@ -21,6 +21,8 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Choices = Annotated[list[bool | int | Text], Field(min_length=1, max_length=64)]
 ANY_DEVICE_BYTES = 1 << 40
+PAGES = ("new", "compare")
+"""Under /jobs, where each job has its page."""
 MOST_MINUTES = 60 * 24 * 365
 
 Model = Annotated[
@@ -179,6 +181,13 @@ class JobBody(Question):
         Literal["ray", "local"] | None,
         Field(description="Where probes run: on Ray workers, or beside the worker; as the server is set up."),
     ] = None
+
+    @field_validator("name")
+    @classmethod
+    def _not_a_page(cls, given: str | None) -> str | None:
+        if given in PAGES:
+            raise ValueError(f"{given!r} is a page of its own beside those of jobs; choose another name")
+        return given
 
     @field_validator("baseline")
     @classmethod

@@ -146,6 +146,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 WRONG_JOBS: list[tuple[dict[str, Any], str]] = [
     ({"name": "../x"}, "name"),
     ({"name": ""}, "name"),
+    ({"name": "compare"}, "name"),
     ({"trials": 0}, "trials"),
     ({"baseline": {"nosuch": 1}}, "baseline"),
     ({"sampler": "nosuch"}, ""),
