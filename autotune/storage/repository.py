@@ -190,8 +190,8 @@ class Repository:
     def claim(self, owner: Owner, ttl_s: float) -> tuple[Job, Lease] | None:
         """Make `owner` the driver of a job that waits for a worker, or whose own is gone, which then runs.
 
-        What has waited longest goes first: a job that found its devices taken holds up no other. Of several who
-        ask at once, each gets another. None where no job waits.
+        What has waited longest goes first: a job that found its devices taken holds up no other. Of several
+        who ask at once, each gets another. None where no job waits.
         """
         mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.updated_at, JobRow.id)
         mine = mine.with_for_update(skip_locked=True)
