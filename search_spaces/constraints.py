@@ -230,6 +230,15 @@ STRUCTURE: tuple[Constraint, ...] = (
         ),
     ),
     Constraint(
+        "schedule",
+        ("pipeline_schedule", "pipeline_parallel_size"),
+        lambda c, f: ~c.is_in("pipeline_schedule", ["1f1b"]) & (_stages(c) == 1),
+        lambda c, f: (
+            f"without the stages of a pipeline {_named(c, 'pipeline_schedule')} changes nothing; use "
+            "pipeline_schedule=1f1b"
+        ),
+    ),
+    Constraint(
         "max_positions",
         ("sequence_length",),
         lambda c, f: c.count("sequence_length") > (f.max_positions or np.inf),

@@ -6,7 +6,7 @@ from typing import Any
 
 from autotune.export.target import Target
 from trials.contract.capabilities import ENGINE_OF_SHARDING, EngineName
-from trials.contract.config import Optimizer, Precision, TrainingConfig
+from trials.contract.config import Optimizer, PipelineSchedule, Precision, TrainingConfig
 
 OF_FIELD: Mapping[str, Mapping[Any, str]] = MappingProxyType(
     {
@@ -41,6 +41,16 @@ OF_FIELD: Mapping[str, Mapping[Any, str]] = MappingProxyType(
 )
 """Field → value → what it asks of the script, whatever the engine."""
 
+SCHEDULES: Mapping[PipelineSchedule, str] = MappingProxyType(
+    {
+        "1f1b": "run the pipeline's stages by 1F1B, one microbatch per micro-batch of a step "
+        "(torch.distributed.pipelining.Schedule1F1B)",
+        "gpipe": "run the pipeline's stages by GPipe, one microbatch per micro-batch of a step "
+        "(torch.distributed.pipelining.ScheduleGPipe)",
+    }
+)
+"""Order of a pipeline's forwards and backwards → what it asks of the script."""
+
 STORED: Mapping[Precision, str] = MappingProxyType(
     {"fp32": "fp32", "fp16": "fp32", "bf16": "fp32", "bf16_pure": "bf16", "fp8": "fp32"}
 )
@@ -73,6 +83,7 @@ def model_duties(config: TrainingConfig, *, done: frozenset[str] = frozenset()) 
             for field in ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
             if values[field] > 1
         ),
+        *([SCHEDULES[config.pipeline_schedule]] if config.pipeline_parallel_size > 1 else []),
     ]
     return [sentence.format(**values) for sentence in sentences]
 

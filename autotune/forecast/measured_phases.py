@@ -17,7 +17,8 @@ def measured_phases(
     """The moments that can be the peak, in order, as `phases.phases` has them of other models."""
     copies = phases.weight_copies(case, stage, held)
     alive = layers_alive(case, stage) * acts.saved
-    waiting = (stage.in_flight - 1) * alive
+    one_waiting = phases.of_waiting(case, stage, copies, acts)
+    waiting = (stage.in_flight - 1) * one_waiting
     saved = waiting + alive + copies.of_layers
     one_layer = acts.saved + copies.of_layers / stage.layers
 
@@ -40,12 +41,15 @@ def measured_phases(
         layer = np.maximum(layer, (case.tensor > 1) * phases.gathering_gradient(case, acts))
     layer = layer + waits
     loose = buffers.loose_gradients(case, stage, held, head)
+    in_loss = phases.beside_all(case, before, loose.in_loss, np.zeros(1), one_waiting)
+    in_last_layer = phases.beside_all(case, before, loose.in_last_layer, head, one_waiting)
+    in_layer = phases.beside_all(case, before, loose.in_layer, head + held.trainable_unit, one_waiting)
     return (
-        (StepPhase.FORWARD, Phase(before + loose.in_loss, np.zeros(1), gathered.at_start + standing)),
+        (StepPhase.FORWARD, Phase(in_loss, np.zeros(1), gathered.at_start + standing)),
         (
             StepPhase.FORWARD,
             Phase(
-                before + loose.in_loss,
+                in_loss,
                 saved + copies.cached,
                 terms.most("forward", finished) + gathered.in_forward + standing,
             ),
@@ -53,7 +57,7 @@ def measured_phases(
         (
             StepPhase.FORWARD,
             Phase(
-                before + loose.in_loss,
+                in_loss,
                 saved + copies.cached,
                 pieces * terms.most("head", finished) + parallel_loss + gathered.in_loss + standing,
             ),
@@ -61,21 +65,19 @@ def measured_phases(
         (
             StepPhase.LOSS,
             Phase(
-                before + loose.in_loss,
+                in_loss,
                 saved,
                 pieces * terms.most("loss", finished) + parallel_loss + gathered.in_loss + standing,
             ),
         ),
         (
             StepPhase.LAYERS,
-            Phase(
-                before + appear * head + loose.in_last_layer, saved, layer + gathered.in_last_layer + bucket
-            ),
+            Phase(in_last_layer + appear * head, saved, layer + gathered.in_last_layer + bucket),
         ),
         (
             StepPhase.LAYERS,
             Phase(
-                before + appear * (head + held.trainable_unit) + loose.in_layer,
+                in_layer + appear * (head + held.trainable_unit),
                 saved - one_layer,
                 (layer + gathered.in_layer + bucket) * (stage.layers > 1),
             ),

@@ -41,6 +41,8 @@ FAKE_QUANTISED: Mapping[int, Mapping[str, float]] = MappingProxyType(
 plain one keeps. Traced."""
 
 
+LOG_SOFTMAX_BYTES = 4.0
+"""Per token and vocabulary entry: what cross-entropy keeps for its backward, in fp32."""
 UNFUSED = ("lion", "adafactor", "adamw_8bit")
 
 
@@ -57,10 +59,11 @@ def phases(
 ) -> tuple[tuple[StepPhase, Phase], ...]:
     """The moments that can be the peak, in order."""
     copies = weight_copies(case, stage, held)
-    # All layers of each microbatch in flight wait, but for the one that is going backward.
     layers = layers_alive(case, stage) * acts.saved
     masks = acts.masks * case.checkpoints  # layers are given them again
-    waiting = (stage.in_flight - 1) * layers
+    # Each microbatch in flight waits, but for the one that is going backward.
+    one_waiting = of_waiting(case, stage, copies, acts)
+    waiting = (stage.in_flight - 1) * one_waiting
     saved = waiting + layers + copies.of_layers + masks
     one_layer = acts.saved + copies.of_layers / stage.layers
     final_norm = acts.final_norm * stage.has_loss
@@ -73,6 +76,9 @@ def phases(
     sharded, coming_unit = sharded_gradients(case, held, state), coming_gradients(case, held.trainable_unit)
     waits = waiting_head(case, head)
     loose = loose_gradients(case, stage, held, head)
+    in_loss = beside_all(case, before, loose.in_loss, np.zeros(1), one_waiting)
+    in_last_layer = beside_all(case, before, loose.in_last_layer, head, one_waiting)
+    in_layer = beside_all(case, before, loose.in_layer, head + held.trainable_unit, one_waiting)
 
     loss_forward, loss_backward = _loss(case, stage)
     shared = gathered(case, held, head)
@@ -82,11 +88,11 @@ def phases(
     layer = _layer_backward(case, acts)
     leaving = acts.stream * case.autocasts * stage.has_loss  # the hidden states, which the head reads cast
     return (
-        (StepPhase.FORWARD, Phase(before + loose.in_loss, np.zeros(1), shared.at_start + standing)),
+        (StepPhase.FORWARD, Phase(in_loss, np.zeros(1), shared.at_start + standing)),
         (
             StepPhase.FORWARD,
             Phase(
-                before + loose.in_loss,
+                in_loss,
                 saved + copies.cached + acts.in_forward + (acts.masks - acts.saved) * ~case.checkpoints,
                 shared.in_forward + standing,
             ),
@@ -94,7 +100,7 @@ def phases(
         (
             StepPhase.FORWARD,
             Phase(
-                before + loose.in_loss,
+                in_loss,
                 saved + copies.cached + copies.of_head + final_norm,
                 loss_forward + leaving + shared.in_loss + standing,
             ),
@@ -102,7 +108,7 @@ def phases(
         (
             StepPhase.LOSS,
             Phase(
-                before + loose.in_loss,
+                in_loss,
                 saved + copies.of_head + final_norm,
                 loss_backward + _of_chunks_before(case, head) + shared.in_loss + standing,
             ),
@@ -110,7 +116,7 @@ def phases(
         (
             StepPhase.LOSS,
             Phase(
-                before + loose.in_loss,
+                in_loss,
                 saved + copies.of_head + final_norm,
                 _head_backward(case, stage, head) + _of_chunks_before(case, head) + shared.in_loss + buffers,
             ),
@@ -118,7 +124,7 @@ def phases(
         (
             StepPhase.LOSS,
             Phase(
-                before + loose.in_loss,
+                in_loss,
                 saved + final_norm,
                 acts.stream * stage.has_loss + _fresh_bytes(case) * head + shared.in_loss + buffers,
             ),
@@ -126,7 +132,7 @@ def phases(
         (
             StepPhase.LOSS,
             Phase(
-                before + appear * head + waits + loose.in_last_layer,
+                in_last_layer + appear * head + waits,
                 saved,
                 acts.head * stage.has_loss + shared.in_loss + buffers,
             ),
@@ -134,7 +140,7 @@ def phases(
         (
             StepPhase.LAYERS,
             Phase(
-                before + appear * head + waits + loose.in_last_layer,
+                in_last_layer + appear * head + waits,
                 saved + recomputed,
                 layer + shared.in_last_layer + buffers,
             ),
@@ -142,7 +148,7 @@ def phases(
         (
             StepPhase.LAYERS,
             Phase(
-                before + appear * (head + held.trainable_unit) + waits + loose.in_layer,
+                in_layer + appear * (head + held.trainable_unit) + waits,
                 saved - one_layer + recomputed,
                 (layer + shared.in_layer + buffers) * (stage.layers > 1),
             ),
@@ -159,6 +165,31 @@ def phases(
         ),
         *after_layers(case, held, state, acts, waiting, waits + loose.after_layers, shared, buffers),
     )
+
+
+def of_waiting(case: Case, stage: Stage, copies: "Copies", acts: Activations) -> Floats:
+    """A microbatch between its forward and its backward: its graph, with the weights that it cast for itself.
+
+    On the last stage with the logits, which the stage keeps as its output, and the log-softmax of the loss.
+    """
+    entries = case.tokens * case.shape.vocab_size * loss_share(case)
+    of_loss = acts.final_norm + copies.of_head + (case.bytes.compute + LOG_SOFTMAX_BYTES) * entries
+    masks = acts.masks * case.checkpoints
+    return layers_alive(case, stage) * acts.saved + copies.of_layers + masks + stage.has_loss * of_loss
+
+
+def beside_all(case: Case, before: Floats, loose: Floats, made: Floats, one_waiting: Floats) -> Floats:
+    """Bytes of gradients to count beside all microbatches that wait: `before` and `loose`.
+
+    GPipe has no gradients yet when all wait but the first, save those of the `made` parameters; one fewer
+    waits when it has them all. FSDP's, and the buckets of DDP, are counted from the start.
+    """
+    gpipe = (case.stages > 1) & case.has("pipeline_schedule", "gpipe")
+    standing = before * (case.is_fsdp | (case.is_ddp & (case.peers > 1)))
+    in_gpipe = np.maximum(
+        before + loose - standing - one_waiting, case.bytes.gradients * made * ~case.is_fsdp
+    )
+    return np.where(gpipe, standing + in_gpipe, before + loose)
 
 
 def after_layers(

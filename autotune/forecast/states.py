@@ -23,7 +23,8 @@ class Stage:
     matrices: Floats
     """Vocabulary matrices it holds."""
     in_flight: Floats
-    """Microbatches whose activations it holds at a time."""
+    """Microbatches whose activations it holds at a time: in 1F1B one for each stage from here on, in GPipe
+    all of a step (Huang et al. 2019)."""
     has_loss: bool
 
 
@@ -32,10 +33,11 @@ def stages(case: Case) -> tuple[Stage, ...]:
     layers = np.ceil(case.shape.num_layers / case.stages)
     piped = case.stages > 1
     matrices = np.where(piped, 1.0, case.sizes.matrices)
-    last = Stage(layers, matrices, in_flight=np.ones(1), has_loss=True)
+    fills_first = piped & case.has("pipeline_schedule", "gpipe")
+    last = Stage(layers, matrices, np.where(fills_first, case.accumulation, 1.0), has_loss=True)
     if not piped.any():
         return (last,)
-    in_flight = np.minimum(case.stages, case.accumulation)
+    in_flight = np.where(fills_first, case.accumulation, np.minimum(case.stages, case.accumulation))
     return last, Stage(layers, matrices, in_flight, has_loss=False)
 
 

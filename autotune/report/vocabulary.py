@@ -19,6 +19,7 @@ HEADINGS = {
     "compile": ("compile", "compile"),
     "tensor_parallel_size": ("tensor", "tp"),
     "pipeline_parallel_size": ("pipeline", "pp"),
+    "pipeline_schedule": ("schedule", "schedule"),
     "context_parallel_size": ("context", "cp"),
     "sequence_length": ("length", "length"),
 }

@@ -95,6 +95,17 @@ def test_training_json(make_target: MakeTarget) -> None:
     assert facts["environment"]["PYTORCH_CUDA_ALLOC_CONF"] == target.constants.cuda_allocator
 
 
+@pytest.mark.parametrize(("schedule", "named"), [("1f1b", "Schedule1F1B"), ("gpipe", "ScheduleGPipe")])
+def test_a_pipeline_says_its_schedule(schedule: str, named: str, make_target: MakeTarget) -> None:
+    fields = {"gradient_accumulation_steps": 4, "pipeline_schedule": schedule}
+    piped, plain = (
+        FORMATS["torchrun"](make_target(pipeline_parallel_size=stages, **fields))["launch.sh"]
+        for stages in (2, 1)
+    )
+    assert f"torch.distributed.pipelining.{named}" in piped
+    assert "torch.distributed.pipelining" not in plain
+
+
 def test_environment_is_the_probes(make_target: MakeTarget) -> None:
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
     for device in devices:

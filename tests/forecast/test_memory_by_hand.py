@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autotune.forecast.case import Case
 from autotune.forecast.constants import CONSTANTS
 from autotune.forecast.forecast import Forecast, forecast
+from autotune.forecast.states import stages
 from autotune.hardware.inventory import NodeGroup
 from autotune.models.shape import ModelShape
 from search_spaces.columns import Columns
@@ -239,6 +241,58 @@ def test_a_pipeline_is_as_heavy_as_its_heavier_end(node):
     last = parts(run(node, **fields | {"shape": replace(deep, vocab_size=10**6)}))
     assert last["activations"] == 2 * 512 * layer + 512 * (8 * 64 + 4)
     assert last["transient"] == 512 * 10**6 * 12
+
+
+DEEP = replace(ONE_LAYER, num_layers=8, num_parameters=P + 7 * LAYER)
+IN_STAGES = {
+    "shape": DEEP, "world_size": 4, "pipeline_parallel_size": 4,
+    "sequence_length": 512, "precision": "bf16_pure",
+}  # fmt: skip
+
+
+def test_gpipe_holds_all_microbatches_of_a_step_with_their_logits(node):
+    """The last stage is the heavier then: it keeps layers, norm, logits and log-softmax of each."""
+    found = parts(run(node, **IN_STAGES, pipeline_schedule="gpipe", gradient_accumulation_steps=8))
+    layer = 16 * 64 + 4 * 64 + 4 * 64 + 8 * 128 + 4 + 8
+    norm = 8 * 64 + 4
+    assert found["activations"] == 512 * (8 * (2 * layer + norm) + 7 * (2 + 4) * 1000)
+    assert found["transient"] == 512 * 1000 * 12
+
+
+@pytest.mark.parametrize("steps", [4, 5, 8, 32])
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
+def test_gpipe_never_takes_less_memory_than_1f1b(node, precision, sharding, steps):
+    fields = IN_STAGES | {
+        "precision": precision, "sharding": sharding, "world_size": 8, "gradient_accumulation_steps": steps
+    }  # fmt: skip
+    gpipe, other = (run(node, **fields, pipeline_schedule=one) for one in ("gpipe", "1f1b"))
+    assert gpipe.peak_bytes[0] >= other.peak_bytes[0]
+    assert gpipe.reserved_bytes[0] >= other.reserved_bytes[0]
+    assert gpipe.step_s[0] == other.step_s[0]
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_schedules_fill_the_first_stage_alike_with_few_microbatches(cpus, steps):
+    """1F1B has as many in flight as there are stages, so with no more of them there is no difference."""
+    columns = Columns.of(
+        [
+            TrainingConfig(
+                pipeline_parallel_size=4, gradient_accumulation_steps=steps, pipeline_schedule=schedule
+            )
+            for schedule in ("1f1b", "gpipe")
+        ]
+    )
+    _, first = stages(Case(DEEP, cpus, 4, columns, CONSTANTS["cpu"]))
+    assert np.broadcast_to(first.in_flight, 2).tolist() == [steps, steps]
+
+
+def test_with_one_microbatch_the_schedules_are_the_same(node):
+    gpipe, other = (
+        run(node, **IN_STAGES, gradient_accumulation_steps=1, pipeline_schedule=schedule)
+        for schedule in ("gpipe", "1f1b")
+    )
+    assert parts(gpipe) == parts(other)
 
 
 def test_a_ceiling_counts_context_and_communicators(node):

@@ -41,6 +41,7 @@ ILLEGAL = [
         "more stages than the 4 layers",
     ),
     (ONE_NODE, {"pipeline_parallel_size": 4, "gradient_accumulation_steps": 2}, "fewer microbatches"),
+    (ONE_NODE, {"pipeline_schedule": "gpipe"}, "without the stages of a pipeline pipeline_schedule gpipe"),
     (ONE_NODE, {"sequence_length": 4097}, "4097 is longer than the model's 4096 positions"),
     (ONE_NODE, {"sequence_length": 1026, "context_parallel_size": 4}, "1026 does not divide by"),
     (ONE_NODE, {"attention": "eager", "context_parallel_size": 2}, "not attention=eager"),
@@ -100,6 +101,10 @@ LEGAL = [
     (ONE_NODE, {}),
     (ONE_NODE, {"tensor_parallel_size": 8}),
     (ONE_NODE, {"pipeline_parallel_size": 8, "gradient_accumulation_steps": 8}),
+    (
+        ONE_NODE,
+        {"pipeline_schedule": "gpipe", "pipeline_parallel_size": 8, "gradient_accumulation_steps": 8},
+    ),
     (ONE_NODE, {"sequence_length": 4096, "context_parallel_size": 4}),
     (replace(ONE_NODE, max_positions=None), {"sequence_length": 2**20}),
     (TWO_NODES, {"sharding": "hsdp"}),

@@ -138,6 +138,7 @@ dimension_choices = st.fixed_dictionaries(
         "attention": st.lists(st.sampled_from(choices("attention")), min_size=1),
         "tensor_parallel_size": st.lists(st.sampled_from([1, 2, 3, 8, 16]), min_size=1, max_size=2),
         "pipeline_parallel_size": st.lists(st.sampled_from([1, 2, 32]), min_size=1, max_size=2),
+        "pipeline_schedule": st.lists(st.sampled_from(choices("pipeline_schedule")), min_size=1),
         "context_parallel_size": st.lists(st.sampled_from([1, 2]), min_size=1, max_size=2),
     },
 )

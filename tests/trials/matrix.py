@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pairs import covering, legal
 from probes import CPU
 from test_engines import COMPILED
-from test_parallel import CONTEXT, FOUR, STAGES, TENSOR, TWO
+from test_parallel import CONTEXT, FOUR, SCHEDULE, STAGES, TENSOR, TWO
 
 from trials.contract.capabilities import Feature, refusals
 from trials.contract.config import Sharding, choices
@@ -62,10 +62,11 @@ def _gpu_record() -> dict[str, Any]:
 
 def why_not(sharding: str, field: str, value: Any, features: frozenset[Feature]) -> str | None:
     """Why no configuration has both, where a row of the capabilities is about them."""
+    size = STAGES if field == SCHEDULE else field
     for row in refusals(features):
         if row.parallel:
             if (
-                row.parallel == (field,)
+                row.parallel == (size,)
                 and set(row.values) == {"sharding"}
                 and sharding in row.values["sharding"]
             ):
@@ -83,6 +84,7 @@ def options() -> Iterator[tuple[str, Any]]:
     for field in SHOWN:
         yield from ((field, value) for value in choices(field) or ())
     yield from ((size, 2) for size in (TENSOR, STAGES, CONTEXT))
+    yield SCHEDULE, "gpipe"
 
 
 def matrix() -> str:

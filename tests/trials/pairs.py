@@ -14,6 +14,8 @@ Fields = Mapping[str, Any]
 Pair = frozenset[tuple[str, Any]]
 NOTHING = object()
 """No value of any field."""
+OF_SEVERAL_RANKS = ("pipeline_schedule",)
+"""Choices that are read only where ranks share a replica; `test_parallel.py` trains those."""
 
 
 def probed_choices(features: frozenset[Feature]) -> dict[str, list[Any]]:
@@ -28,7 +30,7 @@ def probed_choices(features: frozenset[Feature]) -> dict[str, list[Any]]:
     return {
         field: [value for value in known if (field, value) not in ruled_out]
         for field in TrainingConfig.model_fields
-        if (known := choices(field))
+        if (known := choices(field)) and field not in OF_SEVERAL_RANKS
     }
 
 

@@ -17,6 +17,7 @@ from trials.contract.rendezvous import free_port
 Run = Callable[[ProbeRequest], ProbeResult]
 
 TENSOR, STAGES, CONTEXT = "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"
+SCHEDULE = "pipeline_schedule"
 TWO = [
     {TENSOR: 2, "micro_batch_size": 4, "gradient_accumulation_steps": 2},
     {STAGES: 2, "micro_batch_size": 2, "gradient_accumulation_steps": 4},
@@ -26,11 +27,26 @@ TWO = [
     {TENSOR: 2, "micro_batch_size": 8, "activation_checkpointing": "full", "optimizer": "sgd"},
     {CONTEXT: 2, "micro_batch_size": 8, "activation_checkpointing": "full"},
     {STAGES: 2, "micro_batch_size": 4, "gradient_accumulation_steps": 2, "activation_checkpointing": "full"},
+    {STAGES: 2, SCHEDULE: "gpipe", "micro_batch_size": 2, "gradient_accumulation_steps": 4},
 ]
 FOUR = [
     {TENSOR: 2, "sharding": "fsdp", "micro_batch_size": 2, "gradient_accumulation_steps": 2},
     {STAGES: 2, "sharding": "ddp", "micro_batch_size": 1, "gradient_accumulation_steps": 4},
     {STAGES: 2, "sharding": "fsdp", "micro_batch_size": 2, "gradient_accumulation_steps": 2},
+    {
+        STAGES: 2,
+        SCHEDULE: "gpipe",
+        "sharding": "ddp",
+        "micro_batch_size": 1,
+        "gradient_accumulation_steps": 4,
+    },
+    {
+        STAGES: 2,
+        SCHEDULE: "gpipe",
+        "sharding": "fsdp",
+        "micro_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+    },
     {CONTEXT: 2, "sharding": "fsdp", "micro_batch_size": 2, "gradient_accumulation_steps": 2},
     {CONTEXT: 2, "sharding": "ddp", "micro_batch_size": 4},
 ]

@@ -16,6 +16,7 @@ Attention = Literal["sdpa", "eager", "flash"]
 Loss = Literal["eager", "chunked"]
 Sharding = Literal["ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp"]
 Offload = Literal["none", "optimizer", "optimizer_and_parameters", "activations"]
+PipelineSchedule = Literal["1f1b", "gpipe"]
 
 Count = Annotated[int, Field(ge=1, le=2**24)]
 """A number of things; the upper bound only keeps absurd input out of the arithmetic."""
@@ -74,6 +75,9 @@ class TrainingConfig(Message):
 
     pipeline_parallel_size: Count = 1
     """Stages the layers are cut into."""
+
+    pipeline_schedule: PipelineSchedule = "1f1b"
+    """`1f1b` begins a microbatch's backward as soon as it can; `gpipe` runs all forwards of a step first."""
 
     context_parallel_size: Count = 1
     """Ranks that split each sequence."""

@@ -1,14 +1,17 @@
-"""Pipeline parallelism: stages of consecutive layers, each on ranks of its own (1F1B, torch.distributed)."""
+"""Pipeline parallelism: stages of consecutive layers, each on ranks of its own (torch.distributed)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.nn.parallel import DistributedDataParallel
 
-from trials.contract.config import TrainingConfig
+from trials.contract.config import PipelineSchedule, TrainingConfig
 from trials.contract.constants import EngineConstants
 from trials.data import Batch
 from trials.engines import Engine, EngineRefusal, Setting, StepOutcome, fsdp, native
@@ -45,6 +48,9 @@ def build(setting: Setting) -> Engine:
     return PipelineEngine(stage, cut, built, config, constants, mesh, device)
 
 
+SCHEDULES: Mapping[PipelineSchedule, type[Schedule1F1B | ScheduleGPipe]] = MappingProxyType(
+    {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
+)
 SCALED = ("embedding_multiplier", "logits_scaling", "logit_scale", "final_logit_softcapping")
 """Fields of models that do more with embeddings or logits than their matrices say."""
 
@@ -123,9 +129,14 @@ class PipelineEngine:
         self._group = mesh[STAGE].get_group()
         self._device = device
         self._model: Any = built.module
+        # The schedule has DDP reduce with the last backward whatever this says; but before the first step it
+        # runs a forward to learn shapes, which must not have the first backward be reduced as well.
+        self._unreduced: Callable[[], AbstractContextManager[object]] = (
+            stage.no_sync if isinstance(stage, DistributedDataParallel) else nullcontext
+        )
         index, count = mesh[STAGE].get_local_rank(), mesh[STAGE].size()
         self._is_first, self._is_last = index == 0, index == count - 1
-        self._schedule = Schedule1F1B(
+        self._schedule = SCHEDULES[config.pipeline_schedule](
             PipelineStage(stage, index, count, device, group=self._group),
             config.gradient_accumulation_steps,
             loss_fn=self._loss,
@@ -134,12 +145,13 @@ class PipelineEngine:
     def step(self, batches: Sequence[Batch]) -> StepOutcome:
         tokens, labels = (torch.cat([batch[key] for batch in batches]) for key in ("input_ids", "labels"))
         losses: list[torch.Tensor] = []
-        self._schedule.step(
-            *([tokens] if self._is_first else []),
-            target=labels if self._is_last else None,
-            losses=losses,
-            return_outputs=False,
-        )
+        with self._unreduced():
+            self._schedule.step(
+                *([tokens] if self._is_first else []),
+                target=labels if self._is_last else None,
+                losses=losses,
+                return_outputs=False,
+            )
         loss = torch.stack([one.detach().float() for one in losses]).mean() if losses else self._zero()
         dist.all_reduce(loss, group=self._group)
         norm = clip_gradients(self._parameters, self.constants.gradient_clip_norm, stages=self._group)
