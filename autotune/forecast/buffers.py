@@ -113,16 +113,46 @@ def gathered(case: Case, held: Parameters, head: Floats) -> Gathered:
     )
 
 
-def bucket(case: Case) -> Floats:
-    """DeepSpeed's buffer of gradients on their way; stages 1 and 2 have two where communication overlaps.
+def bucket(case: Case, held: Parameters) -> Floats:
+    """DeepSpeed's buffer of gradients on their way, and what it offloads with on a CPU.
 
-    They make theirs with a backward's first gradient (`setup_buckets` in stage_1_and_2.py).
+    Stages 1 and 2 have two such buffers where communication overlaps, and make them with a backward's first
+    gradient (`setup_buckets` in stage_1_and_2.py).
     """
+    return _bucket(case) + of_offloading(case, held)
+
+
+def _bucket(case: Case) -> Floats:
     buffers = np.where(case.is_zero3 | (not case.on_cuda), 1, 2)
     elements = engine_constants(case.shape.num_parameters).deepspeed_bucket_elements
     return case.is_zero * case.bytes.gradients * buffers * elements
 
 
-def standing_bucket(case: Case) -> Floats:
+def standing_bucket(case: Case, held: Parameters) -> Floats:
     """The same in the rest of a step: stage 3 has its own all along."""
-    return case.is_zero3 * bucket(case)
+    return case.is_zero3 * _bucket(case) + of_offloading(case, held)
+
+
+def of_offloading(case: Case, held: Parameters) -> Floats:
+    """What DeepSpeed has in CPU memory to offload an optimizer with, where that is the device's own.
+
+    Gradients of its partition in the master's format, as long as it trains (`initialize_optimizer_states` in
+    stage_1_and_2.py and stage3.py of DeepSpeed 0.19).
+    """
+    gradients = case.bytes.master * held.trainable / case.shards
+    on_cpu = case.updates_by_deepspeed & (not case.on_cuda)
+    return on_cpu * (gradients + way_back(case, held) + gradient_buffer(case, held))
+
+
+def way_back(case: Case, held: Parameters) -> Floats:
+    """CPU memory that stages 1 and 2 offload through: new weights of the partition in the format that is
+    computed with (`param_buffer_of_bit16_for_cpu_offload_groups`), and a gradient.
+    """
+    weights = case.bytes.compute * held.trainable / case.shards
+    return case.updates_by_deepspeed * ~case.is_zero3 * weights + gradient_buffer(case, held)
+
+
+def gradient_buffer(case: Case, held: Parameters) -> Floats:
+    """One of the largest parameter (`temp_grad_buffer_for_cpu_offload`); the device has another."""
+    largest = np.minimum(np.maximum(held.vocabulary, held.unit / 3), held.trainable)
+    return case.updates_by_deepspeed * ~case.is_zero3 * case.bytes.compute * largest

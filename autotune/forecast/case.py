@@ -181,6 +181,11 @@ class Case:
         return self.has("offload", "optimizer", "optimizer_and_parameters") & self.on_cuda
 
     @cached_property
+    def updates_by_deepspeed(self) -> Mask:
+        """Whether DeepSpeed offloads the optimizer, be it from a GPU or within a CPU's own memory."""
+        return self.is_zero & self.has("offload", "optimizer", "optimizer_and_parameters")
+
+    @cached_property
     def bytes(self) -> FormatColumns:
         """Bytes per parameter, by what the engine keeps at the row's precision."""
         code = _compact(self.columns.values["sharding"]).astype(np.intp) * len(choices("precision") or ())

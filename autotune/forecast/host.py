@@ -3,6 +3,7 @@
 import numpy as np
 
 from autotune.forecast.activations import Activations
+from autotune.forecast.buffers import way_back
 from autotune.forecast.case import Case
 from autotune.forecast.formats import Floats
 from autotune.forecast.memory import MOST_BYTES
@@ -22,6 +23,7 @@ def host_bytes(case: Case, acts: Activations) -> Floats:
     own = held.trainable / case.shards
     gradients = np.where(case.is_zero, DEEPSPEED_GRADIENT_BYTES, case.bytes.gradients)
     optimizer = case.offloads_optimizer * (case.bytes.master + gradients + optimizer_bytes(case)) * own
+    optimizer = optimizer + case.offloads_optimizer * way_back(case, held)
     weights = case.offloads_parameters * stored_bytes(case, held)
     moved_layers = stage.layers - layers_alive(case, stage)
     activations = stage.in_flight * moved_layers * acts.saved

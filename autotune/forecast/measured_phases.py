@@ -28,8 +28,8 @@ def measured_phases(
     appear = ~(persist | shards_gradients(case)) * case.bytes.gradients
     # Where gradients persist, a finished one has been added to what was there.
     finished = case.is_fsdp | ~persist
-    gathered, bucket = buffers.gathered(case, held, head), buffers.bucket(case)
-    standing = buffers.standing_bucket(case)
+    gathered, bucket = buffers.gathered(case, held, head), buffers.bucket(case, held)
+    standing = buffers.standing_bucket(case, held)
     layer = (
         terms.most("backward", finished) + phases.key_gradients(case) + case.checkpoints * gathered_keys(case)
     )

@@ -82,7 +82,7 @@ def phases(
 
     loss_forward, loss_backward = _loss(case, stage)
     shared = gathered(case, held, head)
-    buffers, standing = bucket(case), standing_bucket(case)
+    buffers, standing = bucket(case, held), standing_bucket(case, held)
     # Checkpointing casts the weights of a layer anew when it is recomputed.
     recomputed = acts.recomputed + copies.of_one_layer * case.checkpoints
     layer = _layer_backward(case, acts)
@@ -227,7 +227,7 @@ def after_layers(
         (StepPhase.EMBEDDING, Phase(before, waiting, shared.at_end + buffers)),
         (
             StepPhase.STEP,
-            Phase(state.gradients, np.zeros(1), _step_temporary(case, held) + standing_bucket(case)),
+            Phase(state.gradients, np.zeros(1), _step_temporary(case, held) + standing_bucket(case, held)),
         ),
     )
 
@@ -405,7 +405,8 @@ def _kept_bytes(case: Case) -> Floats:
 
 
 def _step_temporary(case: Case, held: Parameters) -> Floats:
-    """DeepSpeed copies its gradients in the master's format; an optimizer that is not fused, what it updates.
+    """DeepSpeed copies its gradients in the master's format, where it does not offload; an optimizer that is
+    not fused, what it updates.
 
     That is the largest parameter, or all of DeepSpeed's partition at once.
     """
@@ -414,4 +415,4 @@ def _step_temporary(case: Case, held: Parameters) -> Floats:
     part = np.where(case.is_zero3, np.minimum(own, sub_group), own)
     largest = np.where(case.is_zero, part, np.maximum(held.vocabulary, held.unit / 3) / case.shards)
     copies = case.has("optimizer", *UNFUSED) * case.bytes.state * np.minimum(largest, own)
-    return case.bytes.master * part + copies
+    return case.bytes.master * part * ~case.updates_by_deepspeed + copies

@@ -161,9 +161,16 @@ def keeps_whole(case: Case) -> Mask:
 
 
 def _gradients(case: Case, held: Parameters) -> Floats:
-    """Partitions of gradients follow offloaded optimizer states to the CPU; whole gradients stay."""
+    """Partitions of gradients follow offloaded optimizer states to the CPU; whole gradients stay.
+
+    With one microbatch ZeRO-2 that offloads keeps them in the master's format alone (`of_offloading`), which
+    is where a pure bf16 master has them added up as well.
+    """
     whole = case.bytes.gradients * held.trainable
-    own = whole / case.shards * ~case.offloads_optimizer
+    elsewhere = (
+        case.updates_by_deepspeed & ~case.is_zero3 & ((case.accumulation == 1) | (case.bytes.master < 4))
+    )
+    own = whole / case.shards * ~(case.offloads_optimizer | elsewhere)
     return np.where(shards_gradients(case), own, whole)
 
 

@@ -198,7 +198,9 @@ def test_offloading_frees_a_gpu_and_nothing_on_a_cpu(run, shape, config):
     on_gpu, on_cpu = (run(shape, machine, here, away) for machine in ("cuda", "cpu"))
     assert on_gpu.parts["optimizer"][1] == on_gpu.parts["master"][1] == 0
     assert on_gpu.peak_bytes[1] <= on_gpu.peak_bytes[0]
-    assert on_cpu.peak_bytes[1] == on_cpu.peak_bytes[0]
+    assert on_cpu.peak_bytes[1] >= on_cpu.peak_bytes[0]  # DeepSpeed offloads through buffers of its own
+    for part in ("weights", "master", "optimizer"):
+        assert on_cpu.parts[part][1] == on_cpu.parts[part][0]
 
 
 @fast

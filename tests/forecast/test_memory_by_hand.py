@@ -295,6 +295,22 @@ def test_with_one_microbatch_the_schedules_are_the_same(node):
     assert parts(gpipe) == parts(other)
 
 
+@pytest.mark.parametrize(("sharding", "more"), [("zero2", 4 + 2), ("zero3", 4)])
+def test_deepspeed_offloads_within_a_cpu_through_further_buffers(cpus, sharding, more):
+    """fp32 gradients of the partition; in ZeRO-2 its new weights, and twice the largest gradient."""
+    pair = replace(cpus, gpus_per_node=2)
+    fields = {
+        "shape": DEEP,
+        "world_size": 2,
+        "sharding": sharding,
+        "precision": "bf16",
+        "sequence_length": 512,
+    }
+    with_it, without = (parts(run(pair, **fields, offload=place)) for place in ("optimizer", "none"))
+    largest = 2 * 2 * 1000 * 64 * (sharding == "zero2")
+    assert with_it["transient"] - without["transient"] == more * DEEP.num_parameters / 2 + largest
+
+
 def test_a_ceiling_counts_context_and_communicators(node):
     constants = CONSTANTS["cuda"]
     assert parts(run(node))["fixed"] == round(constants.context_bytes)
