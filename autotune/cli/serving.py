@@ -60,7 +60,9 @@ def serve(
 def worker(
     ray_address: RayAddress = None,
     storage: Storage = None,
-    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
+    until_stdin_ends: Annotated[
+        bool, typer.Option("--until-stdin-ends", help="Stop with whoever holds the other end.", hidden=True)
+    ] = False,
 ) -> None:
     """Take jobs from the database, one after the other, and drive each to its end.
 

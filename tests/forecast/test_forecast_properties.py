@@ -132,7 +132,9 @@ def test_a_row_does_not_depend_on_its_neighbours(run, shape, machine, rows):
 def test_memory_and_time_grow_with_tokens(run, shape, machine, config, field):
     sizes = [8, 9, 16, 64, 2048]
     found = run(shape, machine, *(config.model_copy(update={field: size}) for size in sizes))
-    assert (np.diff(found.peak_bytes) >= 0).all()
+    assert (np.diff(found.reserved_bytes) >= 0).all()
+    if config.pipeline_parallel_size == 1:  # else the stage that holds most may change, and its peak
+        assert (np.diff(found.peak_bytes) >= 0).all()
     assert (np.diff(found.step_s) >= 0).all()
 
 
