@@ -169,7 +169,7 @@ class Driver:
         """All of it is recorded by now, so a page that cannot be drawn takes nothing away."""
         record, name = self._record, problem.spec.name
         try:
-            if name not in record.studies():
+            if record.study_id(name) is None:
                 return
             job = record.repository.job(name)
             shown = record.picture(job)

@@ -15,7 +15,7 @@ from autotune.search.cost_model import Knowledge
 from autotune.search.experience import earlier_measurements
 from autotune.search.history import TrialRecord
 from autotune.search.problem import Problem, premises
-from autotune.search.study import SearchStudy, recorded_trials, study_id, study_names
+from autotune.search.study import SearchStudy, recorded_trials, study_id
 from autotune.storage.backend import may_exist
 from autotune.storage.engine import optuna_storage
 from autotune.storage.faults import mapped_errors
@@ -69,15 +69,10 @@ class Record:
                 knowledge,
             )
 
-    def studies(self) -> set[str]:
-        """Names of all studies, ours or not."""
+    def study_id(self, name: str) -> int | None:
+        """What the Optuna dashboard calls a study, a job's or another; None where there is none."""
         with mapped_errors(self._optuna.engine.url):
-            return study_names(self._optuna)
-
-    def study_id(self, job: Job) -> int | None:
-        """What the Optuna dashboard calls a job's study; None before there is one."""
-        with mapped_errors(self._optuna.engine.url):
-            return study_id(self._optuna, job.name)
+            return study_id(self._optuna, name)
 
     def trials(self, job: Job) -> list[TrialRecord]:
         """As recorded: nothing that is worked out today has a say in it."""

@@ -159,7 +159,7 @@ class Service:
 
         Raises StorageUnavailable.
         """
-        self._record.studies()
+        self._record.study_id(UNNAMED)
         self.check()
 
     def check(self) -> None:
@@ -173,7 +173,7 @@ class Service:
     def view(self, name: str) -> JobView:
         """A job as the API shows it."""
         job = self.job(name)
-        study = self._record.study_id(job)
+        study = self._record.study_id(job.name)
         return job_view(job, None if study is None else f"/dashboard/studies/{study}")
 
     def summaries(
@@ -302,9 +302,11 @@ class Service:
 
     def _require_free(self, name: str) -> None:
         """Raise NameInUse where a job, or a study that is somebody else's, has that name now."""
-        if any(job.name == name for job in self.jobs()):
+        if name == UNNAMED or not self._record.may_exist:
+            return
+        if name in self._repository.names():
             raise name_in_use(name)
-        if name != UNNAMED and self._record.may_exist and name in self._record.studies():
+        if self._record.study_id(name) is not None:
             raise NameInUse(
                 f"the database has an Optuna study named {name!r} that is no job of autotune's; choose "
                 "another name"
@@ -324,10 +326,10 @@ class Service:
         if spec.name != UNNAMED:
             return create(spec)
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", spec.model.name).strip("-._")[:50] or "job"
-        taken = {job.name for job in self._repository.jobs()} | self._record.studies()
+        taken = self._repository.names()
         for number in itertools.count(1):
             name = f"{stem}-{number}"
-            if name not in taken:
+            if name not in taken and self._record.study_id(name) is None:
                 # Somebody else may take it a moment before us.
                 with suppress(NameInUse):
                     return create(spec.model_copy(update={"name": name}))

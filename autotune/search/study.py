@@ -205,14 +205,9 @@ def _attributes(result: ProbeResult) -> dict[str, Any]:
 def recorded_trials(storage: BaseStorage, name: str) -> list[TrialRecord]:
     """Every trial of the study `name`, by number; none where its job has not begun."""
     _quiet_optuna()
-    if name not in study_names(storage):
+    if study_id(storage, name) is None:
         return []
     return _records(optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False))
-
-
-def study_names(storage: BaseStorage) -> set[str]:
-    """Of all studies in a database, ours or not."""
-    return set(optuna.get_all_study_names(storage))
 
 
 def study_id(storage: BaseStorage, name: str) -> int | None:

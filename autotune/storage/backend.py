@@ -17,6 +17,10 @@ CONNECT_TIMEOUT_S = 10
 """For a PostgreSQL server to answer; without one, a silent address hangs for minutes."""
 
 
+MOST_CONNECTIONS = 20
+"""Of one engine, of which a server has three; PostgreSQL takes 100 in all unless told otherwise."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """What differs between the databases."""
@@ -50,7 +54,7 @@ _POSTGRESQL = Backend(
     driver="postgresql+psycopg",
     package="autotune[postgres]",
     advice="check that the server runs and that address, database, user and password are right",
-    engine_arguments={"pool_pre_ping": True},
+    engine_arguments={"pool_pre_ping": True, "max_overflow": MOST_CONNECTIONS - 5},
     query={"connect_timeout": str(CONNECT_TIMEOUT_S)},
     # The key only has to be one that nobody else uses.
     lock=f"SELECT pg_advisory_xact_lock({int.from_bytes(b'autotune', 'big')})",

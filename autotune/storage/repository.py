@@ -115,6 +115,11 @@ class Repository:
         with self._transaction() as session:
             return [self._job(row) for row in session.scalars(select(JobRow).order_by(JobRow.id))]
 
+    def names(self) -> set[str]:
+        """Return those of all jobs."""
+        with self._transaction() as session:
+            return set(session.scalars(select(JobRow.name)))
+
     def summaries(
         self, *, limit: int, before: int | None = None, status: JobStatus | None = None, named: str = ""
     ) -> list[JobSummary]:

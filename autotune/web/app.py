@@ -1,7 +1,10 @@
 """The app: routers, and what stands before them, the outermost last."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import metadata
 
+import anyio.to_thread
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -21,9 +24,17 @@ ABOUT = """Submit a model and GPUs; watch real training probes search for the fa
 memory ceiling; take it as files of the tool you train with."""
 
 
+MOST_THREADS = 20
+"""That answer requests: as many as there are connections to the database."""
 LEAST_COMPRESSED_BYTES = 2048
 COMPRESSION = 5
 """Of 9: half the time for a few percent of the bytes."""
+
+
+@asynccontextmanager
+async def _few_threads(_: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = MOST_THREADS
+    yield
 
 
 def create_app(service: Service, settings: Settings, *, open_to_all: bool = False) -> FastAPI:
@@ -39,6 +50,7 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
         description=ABOUT,
         docs_url=None,  # its page fetches scripts from elsewhere
         redoc_url=None,
+        lifespan=_few_threads,
     )
     app.state.setup = Setup(service, settings)
     own = settings.token.get_secret_value() if settings.token else None
