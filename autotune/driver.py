@@ -136,7 +136,9 @@ class Driver:
             repository.set_status(lease, JobStatus.FINISHED, reason)
             return result
         except KeyboardInterrupt:
-            repository.set_status(lease, self._when_interrupted, INTERRUPTED[self._when_interrupted])
+            # Whoever interrupts is obeyed, whatever has become of the job meanwhile.
+            with suppress(LeaseLost, StorageUnavailable):
+                repository.set_status(lease, self._when_interrupted, INTERRUPTED[self._when_interrupted])
             raise
         except (LeaseLost, StorageUnavailable):  # there is nothing left to write to
             raise
@@ -159,8 +161,12 @@ class Driver:
         except (LeaseLost, JobBusy, StorageUnavailable):  # another driver's, or out of reach
             raise
         except BaseException:
-            with suppress(KeyboardInterrupt):  # whoever is in a hurry need not wait, and learns what happened
+            try:
                 self._show(problem)
+            except KeyboardInterrupt:
+                if self._when_interrupted == JobStatus.QUEUED:  # a worker, which would go on to another job
+                    raise
+                # Whoever is in a hurry need not wait, and learns what happened.
             raise
         else:
             self._show(problem)

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 
 from autotune.driver import LEASE_S, Driver
 from autotune.errors import AutotuneError, LeaseLost, NotNow, StorageUnavailable
@@ -85,7 +86,8 @@ class Worker:
                     problem.layout, job.spec.ray_address or self._ray_address
                 )
             except KeyboardInterrupt:
-                repository.set_status(lease, JobStatus.QUEUED)
+                with suppress(LeaseLost, StorageUnavailable):
+                    repository.set_status(lease, JobStatus.QUEUED)
                 raise
             except Exception as error:
                 repository.set_status(lease, *self._driver.after(error))

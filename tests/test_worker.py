@@ -119,6 +119,20 @@ def test_a_job_is_cancelled_while_it_is_driven(url: str, service: Service) -> No
     assert len(executor.asked) == 3
 
 
+def test_a_worker_is_stopped_though_its_job_was_cancelled_a_moment_before(url: str, service: Service) -> None:
+    """Else it would find that it drives the job no more, and go on to the next."""
+    service.submit(REQUEST)
+
+    def outcome_of(config, attempt):
+        with service_with(url, FakeExecutor()) as other:
+            other.cancel("job")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worker(url, FakeExecutor(outcome_of)).work_once()
+    assert service.job("job").status == JobStatus.CANCELLED
+
+
 def test_where_probes_cannot_run_the_job_fails_in_words_and_can_be_resumed(
     url: str, service: Service
 ) -> None:
