@@ -24,7 +24,7 @@ from autotune.executors import EXECUTORS, ExecutorFactory
 from autotune.export import Target, accepting, files, write
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
 from autotune.record import Record
-from autotune.report.answer import Answer, Recommendation
+from autotune.report.answer import Answer
 from autotune.report.explanation import JobExplanation
 from autotune.report.forecast_points import ForecastPoint, forecast_points
 from autotune.report.job_plots import save_plots
@@ -168,7 +168,7 @@ class Service:
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by status."""
-        return self._repository.counts()
+        return self._repository.summaries.counts()
 
     def view(self, name: str) -> JobView:
         """A job as the API shows it."""
@@ -182,7 +182,7 @@ class Service:
         """Jobs as a list shows them, latest first; of those with ids below `before`."""
         if not self._record.may_exist:
             return []
-        return self._repository.summaries(limit=limit, before=before, status=status, named=named)
+        return self._repository.summaries.latest(limit=limit, before=before, status=status, named=named)
 
     def events_after(self, job: Job, event_id: int) -> list[JobEvent]:
         """What happened to a job after the event of that id, oldest first."""
@@ -222,7 +222,7 @@ class Service:
     def revoke_token(self, name: str) -> None:
         """Raises BadInput where there is none of that name."""
         if not (self._record.may_exist and self._repository.tokens.revoke(name)):
-            raise BadInput(f"there is no token named {name!r}; `autotune tokens list` shows those there are")
+            raise BadInput(f"there is no token named {name!r}; `autotune tokens` shows those there are")
 
     def answer(self, name: str) -> Answer:
         """The answer of a job as it stands; of one that is finished, as it was given."""
@@ -259,36 +259,30 @@ class Service:
 
     def export(self, name: str, target_format: str, folder: Path) -> list[Path]:
         """Write the recommendation as files of another tool; raises NothingMeasured where there is none."""
-        job = self.job(name)
-        recommendation = self.answer(name).recommendation
-        if recommendation is None:
-            raise _no_recommendation(job)
-        return write(target_format, self._target(job, recommendation), folder)
+        return write(target_format, self._target(name), folder)
 
     def export_formats(self, answer: Answer) -> list[str]:
         """The formats that its recommendation can be exported to."""
-        if answer.recommendation is None:
-            return []
-        return accepting(self._target(self.job(answer.job), answer.recommendation))
+        return [] if answer.recommendation is None else accepting(self._target(answer.job))
 
     def exports(self, name: str) -> dict[str, list[str]]:
         """The formats that a job's recommendation can be exported to, with the names of their files."""
-        job = self.job(name)
-        recommendation = self._record.answer(job).recommendation
-        if recommendation is None:
+        try:
+            target = self._target(name)
+        except NothingMeasured:
             return {}
-        target = self._target(job, recommendation)
         return {one: sorted(files(one, target)) for one in accepting(target)}
 
     def export_files(self, name: str, target_format: str) -> dict[str, str]:
         """Name → text of the files of one format; raises NothingMeasured where there is nothing to export."""
+        return files(target_format, self._target(name))
+
+    def _target(self, name: str) -> Target:
+        """What exports are made from; raises NothingMeasured where nothing is recommended."""
         job = self.job(name)
         recommendation = self._record.answer(job).recommendation
         if recommendation is None:
             raise _no_recommendation(job)
-        return files(target_format, self._target(job, recommendation))
-
-    def _target(self, job: Job, recommendation: Recommendation) -> Target:
         layout = premises(job.spec).layout
         return target_of(job, layout, recommendation, self._repository.measurements(job))
 
@@ -304,7 +298,7 @@ class Service:
         """Raise NameInUse where a job, or a study that is somebody else's, has that name now."""
         if name == UNNAMED or not self._record.may_exist:
             return
-        if name in self._repository.names():
+        if name in self._repository.summaries.names():
             raise name_in_use(name)
         if self._record.study_id(name) is not None:
             raise NameInUse(
@@ -326,7 +320,7 @@ class Service:
         if spec.name != UNNAMED:
             return create(spec)
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", spec.model.name).strip("-._")[:50] or "job"
-        taken = self._repository.names()
+        taken = self._repository.summaries.names()
         for number in itertools.count(1):
             name = f"{stem}-{number}"
             if name not in taken and self._record.study_id(name) is None:

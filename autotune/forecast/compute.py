@@ -83,7 +83,7 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     passes = np.where(
         case.has("compile", True), constants.compiled_elementwise_passes, constants.elementwise_passes
     )
-    elementwise = (passes * acts.touched + _written_out(case) + _adapters(case)) / case.bandwidth
+    elementwise = (passes * acts.touched + _score_traffic(case) + _adapter_traffic(case)) / case.bandwidth
     casts = 6.0 * case.autocasts * sizes.linear / case.tensor / case.bandwidth
     latency = _kernels(case) * constants.kernel_latency_s
 
@@ -101,14 +101,14 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     return forward, backward + again
 
 
-def _written_out(case: Case) -> Floats:
+def _score_traffic(case: Case) -> Floats:
     """Bytes that the scores of eager attention move in a forward, beyond the passes over what it keeps."""
     scores = case.tokens * case.sequence * case.shape.num_heads / case.tensor
     uncompiled = case.has("attention", "eager") & ~case.has("compile", True)
     return uncompiled * case.constants.score_traffic_bytes * scores
 
 
-def _adapters(case: Case) -> Floats:
+def _adapter_traffic(case: Case) -> Floats:
     """Bytes that LoRA adapters move in a forward."""
     if not case.is_lora.any():
         return np.zeros(1)

@@ -8,6 +8,7 @@ from autotune.forecast.case import Case
 from autotune.forecast.measured import MeasuredTerms
 from autotune.forecast.phases import Phase
 from autotune.forecast.states import Parameters, Stage, States, layers_alive, shards_gradients
+from autotune.forecast.weight_copies import fake_quantised, weight_copies
 from trials.contract.messages import StepPhase
 
 
@@ -15,7 +16,7 @@ def measured_phases(
     case: Case, terms: MeasuredTerms, stage: Stage, held: Parameters, state: States, acts: Activations
 ) -> tuple[tuple[StepPhase, Phase], ...]:
     """The moments that can be the peak, in order, as `phases.phases` has them of other models."""
-    copies = phases.weight_copies(case, stage, held)
+    copies = weight_copies(case, stage, held)
     alive = layers_alive(case, stage) * acts.saved
     one_waiting = phases.of_waiting(case, stage, copies, acts)
     waiting = (stage.in_flight - 1) * one_waiting
@@ -33,7 +34,7 @@ def measured_phases(
     layer = (
         terms.most("backward", finished) + phases.key_gradients(case) + case.checkpoints * gathered_keys(case)
     )
-    layer = layer + phases.dequantised(case) + phases.fake_quantised(case) * case.checkpoints
+    layer = layer + phases.dequantised(case) + fake_quantised(case) * case.checkpoints
     pieces = phases.loss_share(case) * stage.has_loss
     parallel_loss = phases.parallel_loss(case, stage)
     waits = buffers.waiting_head(case, head)

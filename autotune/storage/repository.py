@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,8 +17,8 @@ from autotune.storage.faults import mapped_errors
 from autotune.storage.migrations import migrate
 from autotune.storage.owner import Owner
 from autotune.storage.reading import read_job, read_measurement, read_owner
-from autotune.storage.records import JobSummary, Lease, Measurement
-from autotune.storage.summaries import select_summaries
+from autotune.storage.records import Lease, Measurement
+from autotune.storage.summaries import Summaries
 from autotune.storage.tables import EventRow, JobRow, MeasurementRow, RecommendationRow
 from autotune.storage.tokens import Tokens
 from trials.contract.config import TrainingConfig
@@ -52,6 +52,7 @@ class Repository:
         self._clock = clock
         self.events = Events(self._transaction, clock)
         self.tokens = Tokens(self._transaction, clock)
+        self.summaries = Summaries(self._transaction)
         try:
             migrate(self._engine)
         except BaseException:
@@ -114,24 +115,6 @@ class Repository:
         """Return all jobs, oldest first."""
         with self._transaction() as session:
             return [self._job(row) for row in session.scalars(select(JobRow).order_by(JobRow.id))]
-
-    def names(self) -> set[str]:
-        """Return those of all jobs."""
-        with self._transaction() as session:
-            return set(session.scalars(select(JobRow.name)))
-
-    def summaries(
-        self, *, limit: int, before: int | None = None, status: JobStatus | None = None, named: str = ""
-    ) -> list[JobSummary]:
-        """Return up to `limit` jobs, latest first: of a status, with `named` in their names, below an id."""
-        with self._transaction() as session:
-            return select_summaries(session, limit=limit, before=before, status=status, named=named)
-
-    def counts(self) -> dict[JobStatus, int]:
-        """Return how many jobs there are of each status that some have."""
-        with self._transaction() as session:
-            found = session.execute(select(JobRow.status, func.count()).group_by(JobRow.status))
-            return {JobStatus(status): count for status, count in found}
 
     def check(self) -> None:
         """Do nothing, in a transaction."""

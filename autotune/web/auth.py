@@ -4,7 +4,6 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Annotated
 from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Request, Response
@@ -104,7 +103,7 @@ def logins(keyring: Keyring) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.post("/login")
-    async def login(request: Request, next: Annotated[str, "a page of ours"] = "/") -> Response:
+    async def login(request: Request, next: str = "/") -> Response:
         fields = parse_qs((await request.body()).decode(errors="replace"))
         token = fields.get("token", [""])[0].strip()
         role = await run_in_threadpool(keyring.role_of, token)

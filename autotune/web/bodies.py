@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autotune.errors import BadInput
@@ -111,19 +112,18 @@ class Question(BaseModel):
             raise ValueError(f"no space is called {given[:80]!r}{nearest(given[:80], list(names))}")
         return given
 
-    def require_known_model(self, factories: Sequence[str]) -> Self:
-        """Raise ValueError for a text that is neither a preset nor a factory of the allow-list."""
+    def require_known_model(self, factories: Sequence[str]) -> None:
+        """Raise RequestValidationError for a text that is neither a preset nor among the factories."""
         names = presets.names()
-        if isinstance(self.model, str) and self.model.lower() not in names and self.model not in factories:
-            if ":" in self.model:
-                raise ValueError(
-                    "this server builds no such factory; its administrator can add it to AUTOTUNE_FACTORIES"
-                )
+        if not isinstance(self.model, str) or self.model.lower() in names or self.model in factories:
+            return
+        if ":" in self.model:
+            why = "this server builds no such factory; its administrator can add it to AUTOTUNE_FACTORIES"
+        else:
             near = nearest(self.model[:80].lower(), list(names))
-            raise ValueError(
-                f"no preset is called {self.model[:80]!r}{near}; or send a config.json's content as an object"
-            )
-        return self
+            named = f"no preset is called {self.model[:80]!r}{near}"
+            why = f"{named}; or send a config.json's content as an object"
+        raise RequestValidationError([{"loc": ("body", "model"), "msg": why}])
 
     @property
     def _words(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from autotune import planner
 from autotune.report.listings import devices_here, known_gpus, known_models, known_spaces
 from autotune.report.plan import Plan
 from autotune.web.bodies import PlanBody
-from autotune.web.jobs import Here, require_known_model
+from autotune.web.setup import Here
 
 router = APIRouter(prefix="/v1", tags=["forecast"])
 
@@ -16,8 +16,8 @@ router = APIRouter(prefix="/v1", tags=["forecast"])
 @router.post("/plans", summary="Forecast every legal configuration")
 def plan(body: PlanBody, setup: Here) -> Plan:
     """Ranked, in about a second, without a GPU. Where nothing fits, `nearest` and `advice` say what would."""
-    require_known_model(body, setup)
     settings = setup.settings
+    body.require_known_model(settings.allowed_factories)
     return planner.plan(body.request(settings.ray_address, settings.storage))
 
 

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from autotune.errors import MachineFault
 from autotune.jobs import Job, JobStatus
 from autotune.service import Service
-from autotune.web.jobs import Name, Wired
+from autotune.web.setup import Name, Wired
 
 POLL_S = 0.5
 PING_S = 15

@@ -4,8 +4,7 @@ import io
 import zipfile
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import PlainTextResponse
 
 from autotune.errors import BadInput
@@ -13,9 +12,8 @@ from autotune.jobs import JobStatus
 from autotune.report.answer import Answer
 from autotune.report.explanation import JobExplanation
 from autotune.report.job_view import JobView
-from autotune.service import Service
-from autotune.web.bodies import JobBody, Question
-from autotune.web.setup import Setup
+from autotune.web.bodies import JobBody
+from autotune.web.setup import Here, Name, Wired
 from autotune.web.views import CandidateList, Export, ExportList, JobList, TrialList
 
 MOST_KEY_CHARACTERS = 200
@@ -24,29 +22,9 @@ MOST_JOBS, MOST_TRIALS, MOST_CANDIDATES = 200, 1000, 2000
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-def setup_of(request: Request) -> Setup:
-    found: Setup = request.app.state.setup
-    return found
-
-
-def service_of(request: Request) -> Service:
-    return setup_of(request).service
-
-
-Here = Annotated[Setup, Depends(setup_of)]
-Wired = Annotated[Service, Depends(service_of)]
-Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="The job's name.")]
 Format = Annotated[str, Path(pattern=r"^[a-z]{1,32}$", description="As GET …/exports lists them.")]
 TrialNumber = Annotated[int, Path(ge=0, le=10**9)]
 FileName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-
-
-def require_known_model(body: Question, setup: Setup) -> None:
-    """Raise RequestValidationError for a model that the server does not take."""
-    try:
-        body.require_known_model(setup.settings.allowed_factories)
-    except ValueError as error:
-        raise RequestValidationError([{"loc": ("body", "model"), "msg": str(error)}]) from error
 
 
 @router.post("", status_code=201, summary="Submit a job")
@@ -64,8 +42,8 @@ def submit(
     ] = None,
 ) -> JobView:
     """Record a job for a worker to take; what is wrong with it is said now, before it exists."""
-    require_known_model(body, setup)
     settings = setup.settings
+    body.require_known_model(settings.allowed_factories)
     job = setup.service.submit(body.request(settings.ray_address, settings.executor), idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{job.name}"
     return setup.service.view(job.name)

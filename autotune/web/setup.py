@@ -1,6 +1,9 @@
-"""`Setup`: what the handlers of one app share."""
+"""`Setup`: what the handlers of one app share, and how they come by it."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
 
 from autotune.service import Service
 from autotune.settings import Settings
@@ -10,3 +13,17 @@ from autotune.settings import Settings
 class Setup:
     service: Service
     settings: Settings
+
+
+def setup_of(request: Request) -> Setup:
+    found: Setup = request.app.state.setup
+    return found
+
+
+def service_of(request: Request) -> Service:
+    return setup_of(request).service
+
+
+Here = Annotated[Setup, Depends(setup_of)]
+Wired = Annotated[Service, Depends(service_of)]
+Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="The job's name.")]

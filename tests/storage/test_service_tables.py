@@ -128,9 +128,9 @@ class TestSummaries:
     def test_latest_first_page_by_page(self, repository: Repository, make_spec: MakeSpec) -> None:
         for number in range(5):
             repository.create_job(make_spec(f"job{number}"))
-        first = repository.summaries(limit=2)
+        first = repository.summaries.latest(limit=2)
         assert [row.name for row in first] == ["job4", "job3"]
-        assert [row.name for row in repository.summaries(limit=9, before=first[-1].id)] == [
+        assert [row.name for row in repository.summaries.latest(limit=9, before=first[-1].id)] == [
             "job2",
             "job1",
             "job0",
@@ -140,8 +140,11 @@ class TestSummaries:
         for name in ("a_1", "ab1", "a_2"):
             repository.create_job(make_spec(name))
         repository.set_status(repository.job("a_2"), JobStatus.CANCELLED)
-        assert [row.name for row in repository.summaries(limit=9, named="a_")] == ["a_2", "a_1"]
-        assert [row.name for row in repository.summaries(limit=9, status=JobStatus.QUEUED)] == ["ab1", "a_1"]
+        assert [row.name for row in repository.summaries.latest(limit=9, named="a_")] == ["a_2", "a_1"]
+        assert [row.name for row in repository.summaries.latest(limit=9, status=JobStatus.QUEUED)] == [
+            "ab1",
+            "a_1",
+        ]
 
     @pytest.mark.parametrize(
         "found",
@@ -154,7 +157,7 @@ class TestSummaries:
         job = repository.create_job(make_spec())
         lease = repository.acquire_lease(job, ELSEWHERE, TTL_S)
         repository.save_recommendation(lease, {"recommendation": found})
-        (row,) = repository.summaries(limit=1)
+        (row,) = repository.summaries.latest(limit=1)
         assert (row.model, row.gpus, row.ceiling_bytes) == ("tiny", "cpu:2", 80 * 2**30)
         assert (row.tokens_per_second, row.speedup) == ((7.5, 1.5) if found else (None, None))
 

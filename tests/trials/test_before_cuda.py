@@ -35,7 +35,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 )
 def test_nvml_answers_what_a_gpu_is_capable_of(gpu: list[int], device: object, index: int) -> None:
     with gpus_by_nvml():
-        assert torch.cuda.get_device_capability(device) == (9, 0)  # type: ignore[arg-type]
+        assert torch.cuda.get_device_capability(device) == (9, 0)  # type: ignore[arg-type]  # object
     assert gpu == [index]
 
 
