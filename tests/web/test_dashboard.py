@@ -1,10 +1,11 @@
 """The Optuna dashboard: every study, feasible and not, and nothing to be changed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from fakes import FakeExecutor
-from small_job import REQUEST
+from fakes import MIB, FakeExecutor, peak_of
+from small_job import REQUEST, changed
 from starlette.testclient import TestClient
 
 from autotune.record import Record
@@ -13,17 +14,15 @@ from autotune.worker import Worker
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import Outcome
 
-
-def largest_do_not_fit(config: TrainingConfig, attempt: int) -> Outcome:
-    return Outcome.OUT_OF_MEMORY if config.micro_batch_size == 4 else Outcome.MEASURED
+USABLE_BYTES = int(1650 * MIB * 0.95)
 
 
 @pytest.fixture
 def study(url: str, service: Service) -> int:
-    """Of a job, some of whose trials ran out of memory."""
-    job = service.submit(REQUEST)
-    executor = FakeExecutor(outcome_of=largest_do_not_fit)
-    worker = Worker(Record(url), dict.fromkeys(("ray", "local"), lambda layout, address: executor))
+    """Of a job whose fastest trials hold more than is usable, and whose largest ran out of memory."""
+    sizes = {**REQUEST.settings, "micro_batch_size": (1, 2, 3, 4, 5)}
+    job = service.submit(changed(settings=sizes, ceiling="1650MiB", trials=16, stop_below=0.0))
+    worker = Worker(Record(url), dict.fromkeys(("ray", "local"), lambda layout, address: FakeExecutor()))
     assert worker.work_once()
     assert service.answer(job.name).counts[Outcome.OUT_OF_MEMORY] > 0
     return int((service.view(job.name).study or "").rpartition("/")[2])
@@ -41,16 +40,18 @@ def test_its_page_and_what_that_asks_for(client: TestClient, path: str, encoding
 
 
 def test_the_best_is_feasible_and_the_infeasible_say_so(client: TestClient, study: int) -> None:
-    trials = client.get(f"/api/studies/{study}", params={"after": 0}).json()["trials"]
-    by_outcome: dict[str, list[list[float]]] = {}
-    for trial in trials:
-        outcome = next(a["value"] for a in trial["user_attrs"] if a["key"] == "outcome").strip('"')
-        by_outcome.setdefault(outcome, []).append(trial["constraints"])
-    assert all(max(constraints) > 0 for constraints in by_outcome["out_of_memory"])
-    assert all(max(constraints) <= 0 for constraints in by_outcome["measured"])
-    (best,) = client.get(f"/api/studies/{study}", params={"after": 0}).json()["best_trials"]
-    params = {one["name"]: one["param_external_value"] for one in best["params"]}
-    assert params["micro_batch_size"] != "4"
+    shown = client.get(f"/api/studies/{study}", params={"after": 0}).json()
+    for trial in shown["trials"]:
+        too_large = peak_of(_config(trial)) > USABLE_BYTES
+        assert (max(trial["constraints"]) > 0) == too_large
+    (best,) = shown["best_trials"]
+    fastest = max(shown["trials"], key=lambda trial: trial["values"][0])
+    assert peak_of(_config(fastest)) > USABLE_BYTES, "else it would be the best anyway"
+    assert peak_of(_config(best)) <= USABLE_BYTES
+
+
+def _config(trial: dict[str, Any]) -> TrainingConfig:
+    return TrainingConfig.parse(next(a["value"] for a in trial["user_attrs"] if a["key"] == "config"))
 
 
 def test_what_is_kept_of_a_probe_is_an_artifact_of_its_trial(client: TestClient, study: int) -> None:
