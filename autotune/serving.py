@@ -1,5 +1,6 @@
 """`autotune serve`: the app in this process, workers in processes of their own beside it."""
 
+import gc
 import ipaddress
 import logging
 import os
@@ -54,6 +55,8 @@ def serve(settings: Settings, host: str, port: int, num_workers: int) -> None:
             proxy_headers=False,
         )
         server = _Server(config)
+        # What is imported stays: a full collection that looks through all of it delays an answer by 140 ms.
+        gc.freeze()
         with suppress(KeyboardInterrupt), _workers(settings, num_workers):
             server.run()
         if not server.started:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,14 @@ def column(field: str, values: Iterable[Value]) -> Column:
     return np.array([encode(field, value) for value in values], dtype=_dtype(field))
 
 
+def _valid_column(field: str, values: Iterable[Value]) -> Column:
+    """Of values that a TrainingConfig has, which need no checking."""
+    if _dtype(field) is not np.int8:
+        return np.array(list(values), dtype=_dtype(field))
+    codes: dict[Value, int] = {value: code for code, value in enumerate(choices(field) or ())}
+    return np.array([codes[value] for value in values], dtype=np.int8)
+
+
 def _dtype(field: str) -> type[np.generic]:
     known = choices(field)
     if known is None:
@@ -70,7 +79,7 @@ class Columns:
 
     @classmethod
     def of(cls, configs: Sequence[TrainingConfig]) -> "Columns":
-        return cls({field: column(field, (getattr(c, field) for c in configs)) for field in FIELDS})
+        return cls({field: _valid_column(field, map(attrgetter(field), configs)) for field in FIELDS})
 
     def __len__(self) -> int:
         return len(self.values[FIELDS[0]])

@@ -7,6 +7,7 @@ and speed are off, as residuals; and what really lies outside tensors.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from autotune.forecast.factors import Factors
 from autotune.forecast.forecast import Forecast
 from autotune.forecast.formats import Floats
-from autotune.forecast.residuals import MEMORY, SPEED, Residuals, posterior
+from autotune.forecast.residuals import MEMORY, SPEED, Process, Residuals
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import MemoryPeaks, ProbeResult
@@ -100,17 +101,9 @@ class Calibration:
         """Bring the forecast of `columns` for a model and a world to what was measured."""
         if not self.observations:
             return Calibrated(forecast, forecast.device_bytes)
-        digests = {
-            digest: number for number, digest in enumerate([model, *(o.model for o in self.observations)])
-        }
-        observed = Factors.of(
-            Columns.of([o.config for o in self.observations]),
-            [digests[o.model] for o in self.observations],
-            [o.world_size for o in self.observations],
-        )
-        wanted = Factors.of(columns, [digests[model]], [world_size])
-        speed = posterior(SPEED, observed, self._each("speed"), wanted, self._each("speed_noise"))
-        memory = posterior(MEMORY, observed, self._each("memory"), wanted, self._each("memory_noise"))
+        # A model that nothing was observed of is like none of the others.
+        wanted = Factors.of(columns, [self._digests.get(model, len(self._digests))], [world_size])
+        speed, memory = self._speed.at(wanted), self._memory.at(wanted)
         outside = float(np.median(self._each("outside_bytes")))
         found = _corrected(forecast, speed, memory, outside)
         spare = found.reserved_bytes * np.expm1(memory.deviation)
@@ -118,6 +111,27 @@ class Calibration:
 
     def __len__(self) -> int:
         return len(self.observations)
+
+    @cached_property
+    def _digests(self) -> dict[str, int]:
+        """A number of each model that was observed."""
+        return {digest: number for number, digest in enumerate({o.model: None for o in self.observations})}
+
+    @cached_property
+    def _observed(self) -> Factors:
+        return Factors.of(
+            Columns.of([o.config for o in self.observations]),
+            [self._digests[o.model] for o in self.observations],
+            [o.world_size for o in self.observations],
+        )
+
+    @cached_property
+    def _speed(self) -> Process:
+        return Process.of(SPEED, self._observed, self._each("speed"), self._each("speed_noise"))
+
+    @cached_property
+    def _memory(self) -> Process:
+        return Process.of(MEMORY, self._observed, self._each("memory"), self._each("memory_noise"))
 
     def _each(self, name: str) -> Floats:
         return np.array([getattr(o, name) for o in self.observations])

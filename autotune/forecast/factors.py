@@ -26,6 +26,8 @@ MODEL, WORLD = "model", "world_size"
 NUM_FACTORS = len(SMOOTH) + len(CATEGORIES) + 2
 SMOOTH_SHARE = 0.7
 """Of the kernel of a smooth factor; the rest is whether both sizes are divisible by 8, 4, 2 or odd."""
+LEAST_EIGENVALUE = 1e-9
+"""Of the likeness of a smooth factor's levels, as a share of the largest: below it there is only rounding."""
 MOST_COMBINATIONS = 256
 """Levels of a group; tables of pairs of levels still fit a core's cache."""
 
@@ -46,6 +48,16 @@ class Factor:
             values = values[:1]
         levels, codes = np.unique(values.astype(np.int64), return_inverse=True)
         return cls(name, levels, codes.astype(np.intp))
+
+    @cached_property
+    def basis(self) -> Floats:
+        """Brings likeness to the levels to features of which it is the product, (levels, features)."""
+        if self.name not in SMOOTH:
+            return np.eye(len(self.levels))
+        values, vectors = np.linalg.eigh(self.kernel(self))
+        kept = values > LEAST_EIGENVALUE * values[-1]
+        basis: Floats = vectors[:, kept] / np.sqrt(values[kept])
+        return basis
 
     def kernel(self, other: "Factor") -> Floats:
         """Likeness of the levels of the two, 0 to 1, shape (levels, other's levels)."""
@@ -101,18 +113,38 @@ class Factors:
             merged[-1].append(factor)
         return tuple(Group(tuple(factors)) for factors in merged)
 
-    def likeness(self, others: "Factors") -> list[Floats]:
-        """Of each group the likeness of its combinations to each of `others`, (combinations, others)."""
+    def features(self, others: "Factors") -> list[Floats]:
+        """Of each group what its combinations add to the features of a row, (combinations, features).
+
+        A row's features are 1, and of each factor those by which the levels of `others` tell its level from
+        others: their product over two rows is 1 and the sum of their factors' likenesses.
+        """
         theirs = {factor.name: factor for factor in others.factors}
+        counts = [theirs[factor.name].basis.shape[1] for factor in self.factors]
+        ends = np.cumsum(counts) + 1
+        start_of = {f.name: end - count for f, end, count in zip(self.factors, ends, counts, strict=True)}
         tables = []
         for group in self.groups:
-            table: Floats = np.zeros((1, len(others)))
+            # What all have in common is shared out among the groups, of which a row has one combination each.
+            table: Floats = np.zeros((1, ends[-1]))
+            table[0, 0] = 1 / len(self.groups)
             for factor in group.factors:
                 other = theirs[factor.name]
-                of_levels = factor.kernel(other)[:, other.codes]
-                table = (table[:, None] + of_levels[None]).reshape(-1, len(others))
+                of_levels = np.zeros((len(factor.levels), ends[-1]))
+                start = start_of[factor.name]
+                of_levels[:, start : start + other.basis.shape[1]] = factor.kernel(other) @ other.basis
+                table = (table[:, None] + of_levels[None]).reshape(-1, ends[-1])
             tables.append(table)
         return tables
+
+    def unexplained(self, tables: Sequence[Floats]) -> list[Floats]:
+        """Of each group, for the `features` of its combinations, how much of its factors' likeness to
+        themselves they leave out, since no level that was seen has a part in it; shape (combinations,).
+        """
+        return [
+            np.maximum(len(group.factors) - (table[:, 1:] ** 2).sum(axis=1), 0.0)
+            for group, table in zip(self.groups, tables, strict=True)
+        ]
 
     def summed(self, tables: Sequence[Floats]) -> Floats:
         """Of each row the sum over groups of its combination's entry in the group's table."""
@@ -131,21 +163,23 @@ class Factors:
                 total += 2 * (table @ other_table.T)[group.codes, other.codes]
         return total
 
-    def same(self, others: "Factors") -> NDArray[np.bool_]:
-        """Shape (n, others): whether all factors are equal."""
-        equal = np.ones((self.count, len(others)), dtype=np.bool_)
-        for mine, other in zip(self.factors, others.factors, strict=True):
-            equal &= mine.levels[mine.codes][:, None] == other.levels[other.codes][None, :]
-        return equal
+    @cached_property
+    def distinct(self) -> tuple[Indices, Indices]:
+        """A row of each configuration that occurs, and the place among those of each row's, shape (n,)."""
+        _, first, places = np.unique(self._numbers, return_index=True, return_inverse=True)
+        return first, places
 
-    def among(self, others: "Factors") -> Indices:
-        """The rows that equal any of `others`."""
+    def matches(self, others: "Factors") -> tuple[Indices, Indices]:
+        """The rows that equal one of `others`, which are distinct, and which one each equals."""
         numbers, known = np.zeros(len(others), dtype=np.int64), np.ones(len(others), dtype=np.bool_)
         for mine, other in zip(self.factors, others.factors, strict=True):
             place = np.searchsorted(mine.levels, other.levels).clip(max=len(mine.levels) - 1)
             known &= (mine.levels[place] == other.levels)[other.codes]
             numbers = numbers * len(mine.levels) + place[other.codes]
-        return np.flatnonzero(np.isin(self._numbers, numbers[known]))
+        places = np.flatnonzero(known)
+        places = places[np.argsort(numbers[places])]
+        rows = np.flatnonzero(np.isin(self._numbers, numbers[places]))
+        return rows, places[np.searchsorted(numbers[places], self._numbers[rows])]
 
     @cached_property
     def _numbers(self) -> Counts:

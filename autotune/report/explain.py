@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from autotune.forecast.calibration import Calibration, Observation
 from autotune.forecast.forecast import Forecast, break_down
 from autotune.hardware.sizes import format_bytes
@@ -54,17 +56,19 @@ class _Case:
         return {contender.config: contender for contender in self.facts.contenders}
 
     @cached_property
+    def plain(self) -> Mapping[TrainingConfig, Forecast]:
+        """One row of each probed configuration, without what any of them taught."""
+        premises, configs = self.facts.premises, list(self.contenders)
+        found = premises.forecast_of(*configs)
+        rows = np.eye(len(configs), dtype=np.bool_)
+        return {config: found.select(row) for config, row in zip(configs, rows, strict=True)}
+
+    @cached_property
     def calibration(self) -> Calibration:
         """With what the job's own probes taught."""
-        premises = self.facts.premises
+        digest = self.facts.premises.spec.model.digest
         own = [
-            Observation.of(
-                premises.spec.model.digest,
-                self.world_size,
-                contender.config,
-                result,
-                premises.forecast_of(contender.config),
-            )
+            Observation.of(digest, self.world_size, contender.config, result, self.plain[contender.config])
             for contender in self.facts.contenders
             for result in contender.results.values()
         ]
@@ -73,7 +77,7 @@ class _Case:
     def forecast(self, config: TrainingConfig) -> Forecast:
         """One row, corrected by all that was measured."""
         premises, columns = self.facts.premises, Columns.of([config])
-        plain = premises.forecast_of(config)
+        plain = self.plain[config] if config in self.plain else premises.forecast_of(config)
         return self.calibration.apply(premises.spec.model.digest, self.world_size, columns, plain).forecast
 
     @cached_property

@@ -53,9 +53,9 @@ class Premises:
         slots = group.num_nodes * (group.gpus_per_node // world_size)
         return Layout(group.gpu.kind, 1, world_size, slots)
 
-    def forecast_of(self, config: TrainingConfig) -> Forecast:
-        """One row, of any configuration that is legal here."""
-        return forecast(self.shape, self.group, self.spec.world_size, Columns.of([config]))
+    def forecast_of(self, *configs: TrainingConfig) -> Forecast:
+        """One row of each; they may be any that are legal here."""
+        return forecast(self.shape, self.group, self.spec.world_size, Columns.of(configs))
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,10 @@ class SearchStudy:
             self._study.set_user_attr(DIMENSIONS, begun_with.to_dict())
         self._encoding = Encoding.from_dict(self._study.user_attrs[DIMENSIONS])
         self._space = distributions(self._encoding)
+        self._records = _Records()
         self._candidates = candidates.select(self._encoding.admits(candidates.columns))
         self._sampler = make_sampler(
-            sampler, self._candidates, self._encoding, seed, _records, knowledge or Knowledge()
+            sampler, self._candidates, self._encoding, seed, self._records, knowledge or Knowledge()
         )
         self._study.sampler = self._sampler
 
@@ -96,7 +97,7 @@ class SearchStudy:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial so far, by number."""
-        return _records(self._study.get_trials(deepcopy=False))
+        return self._records(self._study.get_trials(deepcopy=False))
 
     def abandon_unnamed(self) -> None:
         """Fail the trials whose driver died before it had written down a configuration."""
@@ -207,7 +208,7 @@ def recorded_trials(storage: BaseStorage, name: str) -> list[TrialRecord]:
     _quiet_optuna()
     if study_id(storage, name) is None:
         return []
-    return _records(optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False))
+    return _Records()(optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False))
 
 
 def study_id(storage: BaseStorage, name: str) -> int | None:
@@ -218,9 +219,23 @@ def study_id(storage: BaseStorage, name: str) -> int | None:
         return None
 
 
-def _records(trials: list[FrozenTrial]) -> list[TrialRecord]:
-    # A trial is there a moment before its configuration is.
-    return [_record(trial) for trial in trials if CONFIG in trial.user_attrs]
+class _Records:
+    """Trials of one study as records; those of ended ones are made once, for nothing changes them."""
+
+    def __init__(self) -> None:
+        self._ended: dict[int, TrialRecord] = {}
+
+    def __call__(self, trials: list[FrozenTrial]) -> list[TrialRecord]:
+        # A trial is there a moment before its configuration is.
+        return [self._record_of(trial) for trial in trials if CONFIG in trial.user_attrs]
+
+    def _record_of(self, trial: FrozenTrial) -> TrialRecord:
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        record = _record(trial)
+        if trial.state.is_finished():
+            self._ended[trial.number] = record
+        return record
 
 
 def _config(trial: FrozenTrial | Trial) -> TrainingConfig:
