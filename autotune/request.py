@@ -1,7 +1,9 @@
 """`TuneRequest` and `PlanRequest`: what is asked for in the user's own words, and what they stand for."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from autotune.errors import BadInput
@@ -54,6 +56,16 @@ class TuneRequest:
     ray_address: str | None = None
     model_name: str | None = None
     """What people shall call the model; None: as `resolve` does."""
+
+    @property
+    def digest(self) -> str:
+        """The same for the same words, whatever follows from them and wherever probes would run."""
+        words = {name: value for name, value in vars(self).items() if name != "ray_address"}
+        return sha256(json.dumps(words, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: TrainingConfig | Mapping[str, Any]) -> dict[str, Any]:
+    return value.model_dump(exclude_unset=True) if isinstance(value, TrainingConfig) else dict(value)
 
 
 @dataclass(frozen=True)

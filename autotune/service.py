@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -37,7 +37,7 @@ from autotune.request import UNNAMED, TuneRequest, specify
 from autotune.search.events import Listener
 from autotune.search.problem import Problem, premises, work_out
 from autotune.search.samplers import require_sampler
-from autotune.storage.records import JobEvent, JobSummary
+from autotune.storage.records import JobEvent, JobSummary, Mark
 from autotune.storage.repository import Repository, name_in_use, no_such_job
 from autotune.storage.tokens import Role, TokenRecord
 from trials.contract.probe_log import kept_log
@@ -111,20 +111,20 @@ class Service:
         The same submission sent again, marked with the same key, gives the job that it made. Raises as `tune`
         does before a job exists, and BadInput for a key that another submission was marked with.
         """
+        mark = None if idempotency_key is None else Mark(idempotency_key, request.digest)
+        if (earlier := self._submitted_as(mark)) is not None:
+            return earlier
         spec = specify(request)
         require_sampler(spec.sampler)
         problem = work_out(spec, request.settings.keys())
-        earlier = self._submitted_as(idempotency_key)
-        if earlier is not None:
-            named = request.name or UNNAMED
-            if problem.spec != earlier.spec.model_copy(update={"name": named}):
-                raise BadInput(
-                    f"the idempotency key {idempotency_key!r} marked another submission, of job "
-                    f"{earlier.name!r}; choose a new key for a new job"
-                )
-            return earlier
-        self._require_free(spec.name)
-        return self._create(problem.spec, for_workers=True, idempotency_key=idempotency_key)
+        try:
+            self._require_free(spec.name)
+            return self._create(problem.spec, for_workers=True, mark=mark)
+        except NameInUse:
+            # The same submission may have been sent twice at once.
+            if (earlier := self._submitted_as(mark)) is not None:
+                return earlier
+            raise
 
     def cancel(self, name: str) -> Job:
         """Give a job up, whoever drives it; raises BadInput for one that has ended."""
@@ -306,16 +306,14 @@ class Service:
                 "another name"
             )
 
-    def _submitted_as(self, idempotency_key: str | None) -> Job | None:
-        if idempotency_key is None or not self._record.may_exist:
+    def _submitted_as(self, mark: Mark | None) -> Job | None:
+        if mark is None or not self._record.may_exist:
             return None
-        return self._repository.submitted_as(idempotency_key)
+        return self._repository.submitted_as(mark)
 
-    def _create(self, spec: JobSpec, *, for_workers: bool = False, idempotency_key: str | None = None) -> Job:
+    def _create(self, spec: JobSpec, *, for_workers: bool = False, mark: Mark | None = None) -> Job:
         def create(named: JobSpec) -> Job:
-            return self._repository.create_job(
-                named, for_workers=for_workers, idempotency_key=idempotency_key
-            )
+            return self._repository.create_job(named, for_workers=for_workers, mark=mark)
 
         if spec.name != UNNAMED:
             return create(spec)
@@ -324,9 +322,11 @@ class Service:
         for number in itertools.count(1):
             name = f"{stem}-{number}"
             if name not in taken and self._record.study_id(name) is None:
-                # Somebody else may take it a moment before us.
-                with suppress(NameInUse):
+                try:
                     return create(spec.model_copy(update={"name": name}))
+                except NameInUse:  # somebody else took it a moment before us
+                    if self._submitted_as(mark) is not None:
+                        raise
         raise AssertionError("there are always more numbers")
 
 

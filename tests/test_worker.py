@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fakes import FakeExecutor
@@ -60,7 +61,20 @@ def test_the_same_submission_sent_again_is_one_job(service: Service) -> None:
     assert service.submit(changed(name=None), "key").id == first.id
     with pytest.raises(BadInput, match="the idempotency key 'key' marked another submission"):
         service.submit(changed(name=None, trials=5), "key")
+    with pytest.raises(BadInput, match="the idempotency key 'key' marked another submission"):
+        service.submit(changed(name="named"), "key")
     assert service.submit(changed(name=None)).id != first.id
+
+
+@pytest.mark.parametrize("name", [None, "named"])
+def test_the_same_submission_sent_many_times_at_once_is_one_job(
+    url: str, service: Service, name: str
+) -> None:
+    service.submit(REQUEST)
+    with ThreadPoolExecutor(4) as pool:
+        sent = [pool.submit(service.submit, changed(name=name), "key") for _ in range(8)]
+        assert len({one.result(60).id for one in sent}) == 1
+    assert len(service.jobs()) == 2
 
 
 def test_what_is_wrong_is_said_before_there_is_a_job(service: Service) -> None:

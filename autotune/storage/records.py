@@ -1,4 +1,4 @@
-"""What the repository hands out besides jobs: leases and measurements."""
+"""What the repository takes and hands out besides jobs: leases, marks and measurements."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +8,15 @@ from autotune.jobs import JobStatus
 from autotune.storage.owner import Owner
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a submission is marked with, so that the same one sent again makes no second job."""
+
+    key: str
+    digest: str
+    """Of the request."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from autotune.storage.faults import mapped_errors
 from autotune.storage.migrations import migrate
 from autotune.storage.owner import Owner
 from autotune.storage.reading import read_job, read_measurement, read_owner
-from autotune.storage.records import Lease, Measurement
+from autotune.storage.records import Lease, Mark, Measurement
 from autotune.storage.summaries import Summaries
 from autotune.storage.tables import EventRow, JobRow, MeasurementRow, RecommendationRow
 from autotune.storage.tokens import Tokens
@@ -70,10 +70,8 @@ class Repository:
 
     # Jobs
 
-    def create_job(
-        self, spec: JobSpec, *, for_workers: bool = False, idempotency_key: str | None = None
-    ) -> Job:
-        """Record a queued job; raises NameInUse where there is one of that name, or of that key.
+    def create_job(self, spec: JobSpec, *, for_workers: bool = False, mark: Mark | None = None) -> Job:
+        """Record a queued job; raises NameInUse where there is one of that name, or of that mark's key.
 
         `for_workers`: whether `claim` hands it out.
         """
@@ -85,7 +83,8 @@ class Repository:
             created_at=now,
             updated_at=now,
             for_workers=for_workers,
-            idempotency_key=idempotency_key,
+            idempotency_key=mark and mark.key,
+            submission_digest=mark and mark.digest,
         )
         with self._transaction() as session:
             session.add(row)
@@ -96,10 +95,15 @@ class Repository:
             self._happened(session, row)
             return self._job(row)
 
-    def submitted_as(self, idempotency_key: str) -> Job | None:
-        """Return the job whose submission was marked so."""
+    def submitted_as(self, mark: Mark) -> Job | None:
+        """Return the job whose submission was marked so; raises BadInput where another had that key."""
         with self._transaction() as session:
-            row = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
+            row = session.scalar(select(JobRow).where(JobRow.idempotency_key == mark.key))
+            if row is not None and row.submission_digest not in (None, mark.digest):
+                raise BadInput(
+                    f"the idempotency key {mark.key!r} marked another submission, of job {row.name!r}; "
+                    "choose a new key for a new job"
+                )
             return None if row is None else self._job(row)
 
     def job(self, name: str) -> Job:

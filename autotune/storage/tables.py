@@ -88,6 +88,8 @@ class JobRow(Base):
     """Whether workers may take it, rather than whoever asked for it alone."""
     idempotency_key: Mapped[str | None]
     """What its submission was marked with, so that the same one sent again makes no second job."""
+    submission_digest: Mapped[str | None]
+    """Of the request that was marked so."""
 
 
 class MeasurementRow(Base):

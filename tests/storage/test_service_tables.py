@@ -9,6 +9,7 @@ from storage_support import Clock, Crew
 from autotune.errors import BadInput, NameInUse
 from autotune.jobs import JobSpec, JobStatus
 from autotune.storage.owner import Owner
+from autotune.storage.records import Mark
 from autotune.storage.repository import Repository
 from autotune.storage.tokens import Role
 
@@ -93,13 +94,16 @@ class TestQueue:
         assert claimed(repository) is None
 
     def test_a_submission_is_found_by_its_key(self, repository: Repository, make_spec: MakeSpec) -> None:
-        job = repository.create_job(make_spec(), for_workers=True, idempotency_key="k")
-        found = repository.submitted_as("k")
+        mark = Mark("k", "words")
+        job = repository.create_job(make_spec(), for_workers=True, mark=mark)
+        found = repository.submitted_as(mark)
         assert found is not None
         assert found.id == job.id
-        assert repository.submitted_as("other") is None
+        assert repository.submitted_as(Mark("other", "words")) is None
+        with pytest.raises(BadInput, match="'k' marked another submission, of job 'tiny'"):
+            repository.submitted_as(Mark("k", "other words"))
         with pytest.raises(NameInUse):
-            repository.create_job(make_spec("another"), for_workers=True, idempotency_key="k")
+            repository.create_job(make_spec("another"), for_workers=True, mark=mark)
 
 
 class TestEvents:
