@@ -8,14 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from search_spaces.columns import Columns, Counts, Mask
-from trials.contract.capabilities import Feature, Refusal, refusals
+from trials.contract.capabilities import (
+    PARALLELISM,
+    SPLIT_FAMILIES,
+    WITHOUT_SDPA,
+    Feature,
+    Refusal,
+    refusals,
+)
 from trials.contract.config import TrainingConfig
 
 PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
 SHARDED = ("zero1", "zero2", "zero3", "fsdp", "hsdp")
 OFFLOADED_STATES = ("optimizer", "optimizer_and_parameters")
-WITHOUT_SDPA = frozenset({"gemma2", "gpt_oss"})
-"""Families whose attention has no sdpa kernel: `_supports_sdpa = False` in transformers 5.23."""
 FLOAT8_MULTIPLE = 16
 """Of every side of a float8 matmul."""
 WITH_CAPPED_LOGITS = frozenset({"gemma2"})
@@ -151,6 +156,15 @@ def _replicas(columns: Columns, facts: Facts) -> Counts:
 def _shards(columns: Columns, facts: Facts) -> Counts:
     """Ranks that hold the same parameters, so can split the states: data and context parallel ones."""
     return facts.world_size // (_tensor(columns) * _stages(columns))
+
+
+def _of_untried_family(size: str) -> Constraint:
+    return Constraint(
+        f"{size}_of_model",
+        (size,),
+        lambda c, f: (c.count(size) > 1) & (f.model_type not in SPLIT_FAMILIES[size]),
+        lambda c, f: f"no engine probes {PARALLELISM[size]} of a {f.model_type} yet",
+    )
 
 
 def _misses_global_batch(columns: Columns, facts: Facts) -> Mask:
@@ -305,6 +319,7 @@ STRUCTURE: tuple[Constraint, ...] = (
 """Rules of the model, the world and the batch."""
 
 PROBED: tuple[Constraint, ...] = (
+    *map(_of_untried_family, PARALLEL_SIZES),
     Constraint(
         "split_evenly",
         ("tensor_parallel_size", "sequence_length"),

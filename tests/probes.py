@@ -16,7 +16,7 @@ ENDLESS = MeasurementPlan(max_steps=2**24, max_measure_s=1e6, relative_half_widt
 
 # Weights drawn wider than usual, so that the layers matter and the gradient norm is above the clipping
 # threshold: a mistake in either shows.
-_DECODER = {
+DECODER = {
     "vocab_size": 96,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -50,22 +50,26 @@ def factory_model(factory: str, folder: Path = FACTORIES) -> ModelSpec:
 
 
 TINY = {
-    "llama": hf_model("llama", **_DECODER, tie_word_embeddings=False),
-    "llama-tied": hf_model("llama", **_DECODER, tie_word_embeddings=True),
+    "llama": hf_model("llama", **DECODER, tie_word_embeddings=False),
+    "llama-tied": hf_model("llama", **DECODER, tie_word_embeddings=True),
     "gpt2": hf_model("gpt2", **_GPT2),
-    "llama-three": hf_model("llama", **{**_DECODER, "num_hidden_layers": 3}, tie_word_embeddings=False),
+    "llama-three": hf_model("llama", **{**DECODER, "num_hidden_layers": 3}, tie_word_embeddings=False),
     "llama-wide": hf_model(
-        "llama", **{**_DECODER, "hidden_size": 128, "intermediate_size": 128}, tie_word_embeddings=False
+        "llama", **{**DECODER, "hidden_size": 128, "intermediate_size": 128}, tie_word_embeddings=False
     ),
-    "qwen3": hf_model("qwen3", **_DECODER, head_dim=8, tie_word_embeddings=False),
-    "mistral": hf_model("mistral", **_DECODER, sliding_window=None, tie_word_embeddings=False),
-    "qwen2": hf_model("qwen2", **_DECODER, tie_word_embeddings=False),
+    "qwen3": hf_model("qwen3", **DECODER, head_dim=8, tie_word_embeddings=False),
+    "mistral": hf_model("mistral", **DECODER, sliding_window=None, tie_word_embeddings=False),
+    "qwen2": hf_model("qwen2", **DECODER, tie_word_embeddings=False),
+    "mixtral": hf_model("mixtral", **DECODER, num_local_experts=4, tie_word_embeddings=False),
+    "qwen3-moe": hf_model(
+        "qwen3_moe", **DECODER, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
+    ),
     "factory": factory_model("tiny:build"),
 }
 
 
 GRANITE = hf_model(
-    "granite", **_DECODER, tie_word_embeddings=False, embedding_multiplier=12.0, logits_scaling=8.0
+    "granite", **DECODER, tie_word_embeddings=False, embedding_multiplier=12.0, logits_scaling=8.0
 )
 """Its embeddings and logits are more than what their matrices give."""
 

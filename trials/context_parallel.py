@@ -45,11 +45,24 @@ class _Gather(torch.autograd.Function):
 class Sequences:
     """How one rank sees sequences of which it has a part."""
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, num_layers: int) -> None:
         self._group = group
+        self._num_layers = num_layers
+        self._attended: set[nn.Module] = set()
+        """Attention modules that have looked beyond their rank's part."""
+        self._has_split = False
 
     def split(self, batch: Batch) -> Batch:
-        """This rank's part of the tokens, with their positions and the tokens that follow each."""
+        """This rank's part of the tokens, with their positions and the tokens that follow each.
+
+        Raises ModelUnusable where the forward of the batch before showed layers that mix tokens otherwise.
+        """
+        if self._has_split and len(self._attended) != self._num_layers:
+            raise ModelUnusable(
+                f"{len(self._attended)} of this model's {self._num_layers} layers attend by a function that "
+                "context parallelism can replace; the others would see a rank's part of the sequence only"
+            )
+        self._has_split = True
         tokens, labels = batch["input_ids"], batch["labels"]
         following = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None].expand_as(tokens)
@@ -72,13 +85,20 @@ class Sequences:
         **_kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """Causal attention of this rank's queries (B, heads, S / ranks, d) to all keys up to theirs."""
+        self._attended.add(module)
         seen = query.shape[2] * (self._group.rank() + 1)
         # Autocast leaves rotated queries and keys wider than values, and would cast them in the kernel.
         query, key = query.to(value.dtype), key.to(value.dtype)
         keys, values = (self._gathered(part)[:, :, :seen] for part in (key, value))
         bias: Any = causal_lower_right(query.shape[2], seen)
         output = functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=bias, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
+            query,
+            keys,
+            values,
+            attn_mask=bias,
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=keys.shape[1] != query.shape[1],
         )
         return output.transpose(1, 2).contiguous(), None
 
@@ -88,13 +108,13 @@ class Sequences:
         return whole
 
 
-def split_sequences(model: Any, group: dist.ProcessGroup) -> Sequences:
+def split_sequences(model: Any, num_layers: int, group: dist.ProcessGroup) -> Sequences:
     """Have a Hugging Face model attend across the ranks of `group`. Raises ModelUnusable where it cannot."""
     if not hasattr(model, "set_attn_implementation"):
         raise ModelUnusable("context parallelism needs a Hugging Face model, whose attention can be replaced")
     from transformers import AttentionInterface
 
-    sequences = Sequences(group)
+    sequences = Sequences(group, num_layers)
     AttentionInterface.register(ATTENTION, sequences.attend)
     model.set_attn_implementation(ATTENTION)
     return sequences

@@ -35,7 +35,7 @@ def split_model(built: BuiltModel, mesh: Mesh, config: TrainingConfig) -> Split:
         parallelise(built, mesh[TENSOR])
         return Split(with_positions, loss_parallel)
     if config.context_parallel_size > 1:
-        sequences = split_sequences(built.module, mesh[CONTEXT].get_group())
+        sequences = split_sequences(built.module, len(built.layers), mesh[CONTEXT].get_group())
         return Split(sequences.split)
     return Split()
 
@@ -48,6 +48,11 @@ def _require_full_attention(model: nn.Module, sequence_length: int) -> None:
         raise ModelUnusable(
             f"attention of this model looks back over {window} tokens in some layers, which sequences that "
             f"are split over ranks do not do yet; use fewer than {window}"
+        )
+    if getattr(config, "attention_chunk_size", None) is not None:
+        raise ModelUnusable(
+            "attention of this model stays within chunks in some layers, which sequences that are split over "
+            "ranks do not do yet"
         )
 
 

@@ -48,7 +48,7 @@ def test_two_ranks_with_accumulation_train_as_one_process(
     check(result, reference(TINY[model]), fields)
 
 
-@pytest.mark.parametrize("model", ["gpt2", "qwen2", "factory"])
+@pytest.mark.parametrize("model", ["gpt2", "mixtral", "qwen3-moe", "factory"])
 @pytest.mark.parametrize("fields", runnable(sharding=SHARDINGS, precision=("fp32", "bf16")), ids=named)
 def test_other_models_too(run: Run, reference: Reference, model: str, fields: dict[str, str]) -> None:
     result = run(probe(TINY[model], {**fields, "gradient_accumulation_steps": 2}))

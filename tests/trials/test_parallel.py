@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from agreement import Reference, check, trained
-from probes import GRANITE, TINY, probe
+from probes import DECODER, GRANITE, TINY, hf_model, probe
 
 from autotune.execution.supervisor import Supervisor
 from trials.contract.merge import merge
-from trials.contract.messages import NodeShare, ProbeRequest, ProbeResult
+from trials.contract.messages import ModelSpec, NodeShare, ProbeRequest, ProbeResult
 from trials.contract.outcome import Outcome
 from trials.contract.rendezvous import free_port
 
@@ -70,12 +70,6 @@ def test_four_ranks_share_and_replicate(run: Run, reference: Reference, fields: 
     check(run(probe(config=fields, world_size=4)), reference(TINY["llama"]), {})
 
 
-@pytest.mark.parametrize("model", ["qwen2", "qwen3", "mistral"])
-@pytest.mark.parametrize("fields", TWO[:3], ids=named)
-def test_other_families_too(run: Run, reference: Reference, model: str, fields: dict[str, Any]) -> None:
-    check(run(probe(TINY[model], fields)), reference(TINY[model]), {})
-
-
 def test_stages_may_be_uneven(run: Run, reference: Reference) -> None:
     """Three layers on two ranks."""
     fields = {STAGES: 2, "micro_batch_size": 2, "gradient_accumulation_steps": 4}
@@ -120,3 +114,36 @@ def test_a_model_that_scales_its_logits_is_not_cut_into_stages(run: Run) -> None
     result = run(probe(GRANITE, {STAGES: 2, "gradient_accumulation_steps": 2}))
     assert result.outcome == Outcome.INVALID
     assert "would miss this model's embedding_multiplier, logits_scaling" in (result.reason or "")
+
+
+def test_a_loss_that_is_more_than_of_the_last_stage_is_not_cut_either(run: Run) -> None:
+    model = hf_model("mixtral", **DECODER, tie_word_embeddings=False, output_router_logits=True)
+    result = run(probe(model, {STAGES: 2, "gradient_accumulation_steps": 2}))
+    assert result.outcome == Outcome.INVALID
+    assert "would miss this model's output_router_logits" in (result.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (
+            hf_model("lfm2", **DECODER, layer_types=["conv", "full_attention"]),
+            "1 of this model's 2 layers attend",
+        ),
+        (
+            hf_model("falcon", **{**DECODER, "num_key_value_heads": 4}, alibi=False),
+            "0 of this model's 2 layers attend",
+        ),
+        (
+            hf_model("llama4_text", **DECODER, head_dim=8, num_local_experts=4, attention_chunk_size=8),
+            "stays within chunks",
+        ),
+    ],
+    ids=lambda given: given.name if isinstance(given, ModelSpec) else "",
+)
+def test_layers_that_would_see_a_part_of_the_sequence_only_are_noticed(
+    run: Run, model: ModelSpec, why: str
+) -> None:
+    result = run(probe(model, {CONTEXT: 2, "gradient_accumulation_steps": 2}))
+    assert result.outcome == Outcome.INVALID
+    assert why in (result.reason or "")

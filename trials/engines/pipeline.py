@@ -51,8 +51,16 @@ def build(setting: Setting) -> Engine:
 SCHEDULES: Mapping[PipelineSchedule, type[Schedule1F1B | ScheduleGPipe]] = MappingProxyType(
     {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
 )
-SCALED = ("embedding_multiplier", "logits_scaling", "logit_scale", "final_logit_softcapping")
-"""Fields of models that do more with embeddings or logits than their matrices say."""
+BEYOND_LAYERS: Mapping[str, object] = MappingProxyType(
+    {
+        "embedding_multiplier": 1.0,
+        "logits_scaling": 1.0,
+        "logit_scale": 1.0,
+        "final_logit_softcapping": None,
+        "output_router_logits": False,
+    }
+)
+"""Fields of models that make more of embeddings, logits or the loss than their matrices say → where not."""
 
 
 class Stage(nn.Module):
@@ -82,8 +90,10 @@ def cut_stage(built: BuiltModel, stage: int, num_stages: int) -> Stage:
     base, plan = model.base_model, getattr(model.config, "base_model_pp_plan", None)
     if not plan or len(plan) != 3:
         raise ModelUnusable("transformers does not say how to cut this model into the stages of a pipeline")
-    if scaled := [name for name in SCALED if getattr(model.config, name, None) not in (None, 1.0)]:
-        raise ModelUnusable(f"a pipeline's stages would miss this model's {', '.join(scaled)}")
+    if missed := [
+        n for n, none in BEYOND_LAYERS.items() if getattr(model.config, n, none) not in (None, none)
+    ]:
+        raise ModelUnusable(f"a pipeline's stages would miss this model's {', '.join(missed)}")
     embedding, _, norm = plan
     head = model.get_output_embeddings()
     if head is None or head.weight is base.get_input_embeddings().weight:
