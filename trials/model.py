@@ -27,6 +27,8 @@ class ModelUnusable(Exception):
     """The model cannot be trained as it is; the message says what it lacks."""
 
 
+USUAL_STD = 0.02
+"""Standard deviation of weights that a model's own initialisation forgets: transformers' usual one."""
 NO_STACK = (
     "the model keeps no stack of equal layers in an nn.ModuleList or nn.Sequential, so there is nothing to "
     "checkpoint or to shard by"
@@ -225,6 +227,8 @@ def initialise(
     """
     if built.initialise_module is None:
         return
+    from torch._subclasses.fake_tensor import FakeTensor
+
     for part in parts_of(built.module) if parts is None else parts:
         module = part.module
         own = {name: module.get_parameter(name) for name in part.names}
@@ -232,7 +236,7 @@ def initialise(
         if isinstance(module, FrozenLinear):
             shapes = module.full_shapes()
         full = {
-            name: nn.Parameter(torch.empty(shape, device=device, dtype=torch.float32))
+            name: nn.Parameter(torch.full(shape, torch.nan, device=device, dtype=torch.float32))
             for name, shape in shapes.items()
         }
         module._parameters.update(full)
@@ -241,6 +245,10 @@ def initialise(
             built.initialise_module(module)
         finally:
             module._parameters.update(own)
+        for parameter in full.values():
+            # A few families leave some as they find them; a trace has no values to find.
+            if not isinstance(parameter, FakeTensor) and parameter.isnan().any():
+                nn.init.normal_(parameter, std=USUAL_STD)
         values = {name: parameter.detach() for name, parameter in full.items()}
         if isinstance(module, FrozenLinear):
             values |= module.packed(values["weight"])

@@ -71,6 +71,12 @@ def _with_other_linears(
     )
     if changes_linears and not any(isinstance(module, nn.Linear) for module in built.layers.modules()):
         raise ModelUnusable("the layers have no nn.Linear, so there is nothing to quantise or to cast")
+    if config.base_weights == "int4" and any(
+        isinstance(module, nn.Linear) and module.in_features % 2 for module in built.layers.modules()
+    ):
+        raise ModelUnusable(
+            "two weights of a row share a byte in four bits, and some rows have an odd number"
+        )
     if config.base_weights != "native":
         from trials.quantised import quantise
 

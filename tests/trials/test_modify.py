@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from probes import TINY, hf_model
+from probes import DECODER, TINY, hf_model
 from torch import nn
 
 from trials.contract.config import TrainingConfig
@@ -272,3 +272,54 @@ def test_layers_without_linears_are_refused_where_linears_are_to_change(fields: 
     config = TrainingConfig(**{"precision": "fp32", "sequence_length": 16, **fields})
     with pytest.raises(ModelUnusable, match=r"no nn\.Linear"):
         modify(built, config, COMPUTED, CPU)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"precision": "fp8"}, "multiple of 16"),
+        ({"quantization_aware": "int4"}, "multiple of 32"),
+        ({"adaptation": "lora", "base_weights": "int4"}, "odd number"),
+    ],
+)
+def test_sides_that_a_format_does_not_take_are_refused(fields: dict[str, Any], why: str) -> None:
+    sizes = {"hidden_size": 36, "intermediate_size": 61, "head_dim": 6}
+    config = TrainingConfig(**{"precision": "fp32", "sequence_length": 16, **fields})
+    built = build(hf_model("llama", **{**DECODER, **sizes}), config, torch.float32, seed=0)
+    with pytest.raises(ModelUnusable, match=why):
+        modify(built, config, COMPUTED, CPU)
+
+
+def test_eight_bits_round_rows_of_any_length() -> None:
+    model = hf_model("llama", **{**DECODER, "hidden_size": 36, "head_dim": 6})
+    plain, rounded = made(model), made(model, quantization_aware="int8")
+    assert loss_of(plain) != loss_of(rounded)
+
+
+def test_weights_that_a_family_does_not_initialise_are_those_of_the_seed() -> None:
+    """Of routers, for one, transformers leaves some as they are."""
+    models = [
+        made(
+            hf_model(
+                "qwen3_next",
+                **DECODER,
+                head_dim=8,
+                layer_types=["linear_attention", "full_attention"],
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=32,
+                shared_expert_intermediate_size=32,
+                linear_num_key_heads=2,
+                linear_num_value_heads=4,
+                linear_key_head_dim=8,
+                linear_value_head_dim=8,
+            )
+        )
+        for _ in range(2)
+    ]
+    ours, theirs = (dict(built.module.named_parameters()) for built in models)
+    gates = [name for name in ours if name.endswith("mlp.gate.weight")]
+    assert gates
+    assert all(0.01 < ours[name].std() < 0.04 for name in gates)
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter, theirs[name], rtol=0, atol=0)
