@@ -28,7 +28,7 @@ FACTS = Facts(
 )
 
 
-PARTLY_LEGAL = ("single_gpu", "lora", "three_d", "long_context")
+PARTLY_LEGAL = ("single_gpu", "lora", "three_d", "long_context", "optimizers", "qat")
 """Whose options do not all go together."""
 
 
@@ -38,7 +38,7 @@ def test_a_shipped_space_has_legal_configurations_where_it_is_meant_for(name):
     assert space.name == name
     assert space.description
     on_cpu = replace(FACTS, world_size=2, gpus_per_node=2, features=frozenset({"cpu", "bf16", "fp16"}))
-    facts = on_cpu if name == "cpu" else replace(FACTS, world_size=space.world_size or 8)
+    facts = on_cpu if name == "cpu" else replace(FACTS, world_size=space.world_size or 16)
     found = space.enumerate(facts)
     assert len(found.columns) == found.total
 

@@ -1,6 +1,7 @@
 """One warm executor for all tests that probe."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ from probes import probe
 
 from autotune.execution.executor import Layout
 from autotune.execution.local import LocalExecutor
-from trials.contract.messages import ModelSpec, ProbeResult
+from autotune.execution.supervisor import Supervisor
+from trials.contract.merge import merge
+from trials.contract.messages import ModelSpec, NodeShare, ProbeRequest, ProbeResult
 from trials.contract.outcome import Outcome
+from trials.contract.rendezvous import free_port
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +24,32 @@ def executor() -> Iterator[LocalExecutor]:
 
 
 @pytest.fixture(scope="session")
-def run(executor: LocalExecutor) -> Run:
-    """Run a probe to its end."""
-    return lambda request: executor.submit(request).result()
+def two_nodes() -> Iterator[tuple[Supervisor, Supervisor]]:
+    """Which here are two supervisors of one machine."""
+    supervisors = Supervisor("cpu"), Supervisor("cpu")
+    try:
+        yield supervisors
+    finally:
+        for supervisor in supervisors:
+            supervisor.close()
+
+
+@pytest.fixture(scope="session")
+def run(executor: LocalExecutor, request: pytest.FixtureRequest) -> Run:
+    """Run a probe to its end, on the nodes that it asks for."""
+
+    def run_on_nodes(probe: ProbeRequest) -> ProbeResult:
+        if probe.num_nodes == 1:
+            return executor.submit(probe).result()
+        supervisors = request.getfixturevalue("two_nodes")
+        port = free_port()
+        shares = [NodeShare(request=probe, node_rank=node, rendezvous_port=port) for node in (0, 1)]
+        with ThreadPoolExecutor(2) as pool:
+            of_nodes = pool.map(lambda pair: pair[0].run(pair[1]), zip(supervisors, shares, strict=True))
+            reports = [report for of_node in of_nodes for report in of_node]
+        return merge(probe, reports, 1.0)
+
+    return run_on_nodes
 
 
 @pytest.fixture(scope="session")

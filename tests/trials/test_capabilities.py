@@ -84,7 +84,7 @@ def _another(field: str, values: Any) -> Any:
         (
             {"tensor_parallel_size": 2, "attention": "eager"},
             CPU,
-            "tensor parallelism needs a fused attention kernel, not attention=eager",
+            "no engine masks eager attention under tensor parallelism yet; use attention=sdpa",
         ),
         (
             {"tensor_parallel_size": 2, "sharding": "zero1"},

@@ -60,7 +60,10 @@ def test_other_models_too(run: Run, reference: Reference, model: str, fields: di
 def test_every_pair_of_options_trains_the_same(
     run: Run, reference: Reference, fields: dict[str, Any]
 ) -> None:
-    result = run(probe(config={**fields, "gradient_accumulation_steps": 2}))
+    """HSDP on two nodes of two ranks each, which have half of the sequences each."""
+    nodes = {"world_size": 4, "num_nodes": 2} if fields["sharding"] == "hsdp" else {}
+    size = {"micro_batch_size": 1 if nodes else 2, "gradient_accumulation_steps": 2}
+    result = run(probe(config={**fields, **size}, **nodes))
     check(result, reference(TINY["llama"], **trained(fields)), fields)
 
 

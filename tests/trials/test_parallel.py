@@ -1,18 +1,14 @@
 """Tensor, pipeline, context and node-wise parallelism train as one fp32 process does."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from agreement import Reference, check, trained
 from probes import DECODER, GRANITE, TINY, hf_model, probe
 
-from autotune.execution.supervisor import Supervisor
-from trials.contract.merge import merge
-from trials.contract.messages import ModelSpec, NodeShare, ProbeRequest, ProbeResult
+from trials.contract.messages import ModelSpec, ProbeRequest, ProbeResult
 from trials.contract.outcome import Outcome
-from trials.contract.rendezvous import free_port
 
 Run = Callable[[ProbeRequest], ProbeResult]
 
@@ -74,22 +70,6 @@ def test_stages_may_be_uneven(run: Run, reference: Reference) -> None:
     """Three layers on two ranks."""
     fields = {STAGES: 2, "micro_batch_size": 2, "gradient_accumulation_steps": 4}
     check(run(probe(TINY["llama-three"], fields)), reference(TINY["llama-three"]), {})
-
-
-def test_nodes_replicate_what_is_sharded_inside_them(reference: Reference) -> None:
-    """HSDP on two nodes of two ranks each, which here are two supervisors of one machine."""
-    request = probe(config={"sharding": "hsdp", "micro_batch_size": 2}, world_size=4, num_nodes=2)
-    port = free_port()
-    shares = [NodeShare(request=request, node_rank=node, rendezvous_port=port) for node in (0, 1)]
-    supervisors = [Supervisor("cpu"), Supervisor("cpu")]
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            of_nodes = pool.map(lambda pair: pair[0].run(pair[1]), zip(supervisors, shares, strict=True))
-            reports = [report for of_node in of_nodes for report in of_node]
-    finally:
-        for supervisor in supervisors:
-            supervisor.close()
-    check(merge(request, reports, 1.0), reference(TINY["llama"]), {})
 
 
 @pytest.mark.parametrize(

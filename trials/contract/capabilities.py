@@ -132,6 +132,12 @@ REFUSALS: tuple[Refusal, ...] = (
         on="cpu",
     ),
     Refusal({"attention": ("flash",)}, "flash attention runs on CUDA only", on="cpu"),
+    Refusal(
+        {"attention": ("flash",)},
+        "flash attention needs a GPU of Ampere's generation or a later one",
+        on="cuda",
+        without="bf16",
+    ),
     # What does not go together.
     Refusal(
         {"base_weights": QUANTISED, "adaptation": ("full",)},
@@ -139,7 +145,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         {"quantization_aware": QUANTISED, "adaptation": ("lora",)},
-        "quantisation-aware training trains the weights, which adaptation=lora freezes",
+        "no engine rounds the sum of a frozen weight and its adapter yet",
     ),
     Refusal(
         {"precision": ("fp8",), "adaptation": ("lora",)},
@@ -151,7 +157,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         {"offload": ("activations",), "activation_checkpointing": ("selective", "full")},
-        "what is recomputed is not kept, so there are no activations to offload",
+        "no engine offloads what checkpointed layers keep yet",
     ),
     Refusal(
         {"offload": OFFLOADED_STATES, "sharding": ("ddp",)},
@@ -193,7 +199,7 @@ REFUSALS: tuple[Refusal, ...] = (
     # What several ranks do together.
     Refusal(
         {"attention": ("eager",)},
-        "tensor parallelism needs a fused attention kernel, not attention=eager",
+        "no engine masks eager attention under tensor parallelism yet; use attention=sdpa",
         parallel=(TENSOR,),
     ),
     Refusal(
@@ -218,7 +224,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         {"precision": ("fp16",)},
-        "the stages of a pipeline would each scale their own loss; use bf16",
+        "no engine scales a pipeline's loss yet; use bf16",
         parallel=(PIPELINE,),
     ),
     # What no probe runs yet, though it could be trained.
