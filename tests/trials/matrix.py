@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pairs import covering, legal
+from pairs import COMPILED, covering, legal
 from probes import CPU
-from test_engines import COMPILED
-from test_parallel import CONTEXT, FOUR, SCHEDULE, STAGES, TENSOR, TWO
+from test_parallel import BESIDE, CONTEXT, FOUR, SCHEDULE, STAGES, TENSOR, TWO
 
-from trials.contract.capabilities import Feature, refusals
-from trials.contract.config import Sharding, choices
+from trials.contract.capabilities import PARALLELISM, Feature, refusal, refusals
+from trials.contract.config import Sharding, TrainingConfig, choices
 
 GPU_RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "gpu_engines.json"
 CUDA: frozenset[Feature] = frozenset({"cuda", "bf16", "fp16", "fp8"})
 SHARDINGS = get_args(Sharding)
+SPLITS = (TENSOR, STAGES, CONTEXT)
 SHOWN = (
     "precision", "optimizer", "adaptation", "base_weights", "quantization_aware", "activation_checkpointing",
     "attention", "loss", "compile", "offload",
@@ -40,6 +40,20 @@ def trained() -> set[tuple[str, str, Any]]:
     compiled = [(name, s) for name in COMPILED for s in ("ddp", "fsdp", "zero2")]
     configs += [{n: COMPILED[n], "sharding": s} for n, s in compiled if (n, s) != ("optimizer", "zero2")]
     return together(configs)
+
+
+def trained_beside() -> set[tuple[str, str, Any]]:
+    """Parallel size, field and value of what the tests train together on CPU."""
+    split = [(size, fields) for fields in (*TWO, *FOUR) for size in SPLITS if size in fields]
+    return {(size, field, value) for size, fields in (*BESIDE, *split) for field, value in fields.items()}
+
+
+def why_not_beside(size: str, field: str, value: Any) -> str | None:
+    """Why no configuration has both, whatever its sharding."""
+    shardings = [value] if field == "sharding" else ["ddp", "fsdp"]
+    configs = (TrainingConfig(**{size: 2, "sharding": sharding, field: value}) for sharding in shardings)
+    reasons = [refusal(config, CPU) for config in configs]
+    return None if None in reasons else reasons[0]
 
 
 def trained_on_gpu() -> set[tuple[str, str, Any]]:
@@ -91,13 +105,12 @@ def matrix() -> str:
     runs = {CPU: trained(), CUDA: trained_on_gpu()}
     reasons = list[str]()
 
-    def cell(sharding: str, field: str, value: Any, features: frozenset[Feature]) -> str:
-        reason = why_not(sharding, field, value, features)
-        if reason is not None:
-            if reason not in reasons:
-                reasons.append(reason)
-            return str(reasons.index(reason) + 1)
-        return "runs" if (sharding, field, value) in runs[features] else "untested"
+    def cell(reason: str | None, trained_together: bool) -> str:
+        if reason is None:
+            return "runs" if trained_together else "untested"
+        if reason not in reasons:
+            reasons.append(reason)
+        return str(reasons.index(reason) + 1)
 
     versions = _gpu_record()["versions"]
     gpu = (
@@ -107,14 +120,27 @@ def matrix() -> str:
     for title, features in (("CPU", CPU), ("CUDA", CUDA)):
         lines += [f"## {title}\n", "| | " + " | ".join(SHARDINGS) + " |", "|---" * (len(SHARDINGS) + 1) + "|"]
         for field, value in options():
-            cells = [cell(sharding, field, value, features) for sharding in SHARDINGS]
+            cells = [
+                cell(why_not(s, field, value, features), (s, field, value) in runs[features])
+                for s in SHARDINGS
+            ]
             lines.append(f"| {field}={str(value).lower()} | " + " | ".join(cells) + " |")
         lines.append("")
-    lines += ["## Why not\n", *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)), ""]
     lines += [
-        "Together with tensor, pipeline or context parallelism some more is left out for now:\n",
-        *(f"- {row.reason}" for row in refusals(CPU) if row.parallel and set(row.values) != {"sharding"}),
+        "## Ranks that share a replica, on CPU\n",
+        "| | " + " | ".join(PARALLELISM[size] for size in SPLITS) + " |",
+        "|---" * (len(SPLITS) + 1) + "|",
     ]
+    beside = trained_beside()
+    for field, value in [("sharding", s) for s in SHARDINGS] + [o for o in options() if o[0] in SHOWN]:
+        cells = [cell(why_not_beside(s, field, value), (s, field, value) in beside) for s in SPLITS]
+        lines.append(f"| {field}={str(value).lower()} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Which families of models can be split is a table in `trials/contract/capabilities.py`.",
+        "",
+    ]
+    lines += ["## Why not\n", *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)), ""]
     return "\n".join(lines) + "\n"
 
 

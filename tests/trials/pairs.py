@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from trials.contract.capabilities import Feature, Refusal, refusals
+from trials.contract.capabilities import Feature, Refusal, refusal, refusals
 from trials.contract.config import TrainingConfig, choices
 
 Fields = Mapping[str, Any]
 Pair = frozenset[tuple[str, Any]]
 NOTHING = object()
 """No value of any field."""
+COMPILED = {"compile": True, "optimizer": "adamw_8bit"}
+"""Values that take twenty seconds of torch.compile each time, so they have tests of their own."""
 OF_SEVERAL_RANKS = ("pipeline_schedule",)
 """Choices that are read only where ranks share a replica; `test_parallel.py` trains those."""
 
@@ -48,6 +50,21 @@ def legal(
         found = [{**fields, field: value} for fields in found for value in values]
         decided = [row for row in rows if field in row.values and set(row.values) <= set(found[0])]
         found = [fields for fields in found if not any(_matches(row, fields) for row in decided)]
+    return found
+
+
+def beside(size: str, features: frozenset[Feature], without: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each choice that can be probed where two ranks share a replica by `size`, one at a time.
+
+    Where nothing but the choice is said, all is by default, but for a sharding that the choice needs.
+    """
+    found: list[dict[str, Any]] = []
+    for field, values in probed_choices(features).items():
+        for value in values:
+            tried = ({field: value}, {field: value, "sharding": "fsdp"})
+            legal = (one for one in tried if refusal(TrainingConfig(**{size: 2}, **one), features) is None)
+            if value != without.get(field, NOTHING) and (fields := next(legal, None)) is not None:
+                found.append(fields)
     return found
 
 

@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 from agreement import TOLERANCES, Reference, Run, agrees, check, difference, trained
-from pairs import covering, legal
+from pairs import COMPILED, covering, legal
 from probes import CPU, TINY, factory_model, probe
 
 from trials.contract.capabilities import refusal
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import Outcome
 
-COMPILED = {"compile": True, "optimizer": "adamw_8bit"}
-"""Values that take twenty seconds of torch.compile each time, so they have tests of their own."""
 SHARDINGS = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from agreement import Reference, check, trained
-from probes import DECODER, GRANITE, TINY, hf_model, probe
+from pairs import COMPILED, beside
+from probes import CPU, DECODER, GRANITE, TINY, hf_model, probe
 
 from trials.contract.messages import ModelSpec, ProbeRequest, ProbeResult
 from trials.contract.outcome import Outcome
@@ -64,6 +65,23 @@ def test_two_ranks_share_one_replica(
 @pytest.mark.parametrize("fields", FOUR, ids=named)
 def test_four_ranks_share_and_replicate(run: Run, reference: Reference, fields: dict[str, Any]) -> None:
     check(run(probe(config=fields, world_size=4)), reference(TINY["llama"]), {})
+
+
+BESIDE = [
+    (size, fields) for size in (TENSOR, STAGES, CONTEXT) for fields in beside(size, CPU, without=COMPILED)
+]
+"""Parallel size, and what is not by default beside it."""
+
+
+@pytest.mark.parametrize(
+    ("size", "fields"), BESIDE, ids=lambda given: given if isinstance(given, str) else named(given)
+)
+def test_each_option_goes_with_ranks_that_share_a_replica(
+    run: Run, reference: Reference, size: str, fields: dict[str, Any]
+) -> None:
+    microbatches = {"micro_batch_size": 4, "gradient_accumulation_steps": 2}
+    config = {"precision": "fp32", **fields, **microbatches, size: 2}
+    check(run(probe(config=config)), reference(TINY["llama"], **trained(fields)), config)
 
 
 def test_stages_may_be_uneven(run: Run, reference: Reference) -> None:
