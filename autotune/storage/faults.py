@@ -20,31 +20,41 @@ FAULTS: Mapping[type[exc.SQLAlchemyError], str | None] = MappingProxyType(
         exc.ProgrammingError: _NOT_OURS,
         exc.DisconnectionError: None,
         exc.TimeoutError: "too many of its connections are in use at once",
+        # What a session says whose connection was lost under it.
+        exc.PendingRollbackError: None,
+        exc.ResourceClosedError: None,
     }
 )
 """What a database does to us, with the hint that goes with it (None: the backend's advice); found by the
-nearest base class. The other exceptions of SQLAlchemy are faults of our code and stay what they are."""
+nearest base class. The other exceptions of SQLAlchemy are faults of our code and stay what they are, unless
+another library has wrapped them: what it makes of a lost connection is not for us to foresee."""
 
 
 @contextmanager
 def mapped_errors(url: URL) -> Iterator[None]:
     """Turn what the database does to us into StorageUnavailable, with one sentence and no password.
 
-    Looks through Optuna's exceptions, which wrap SQLAlchemy's.
+    Looks through the exceptions of Optuna, which wraps whatever SQLAlchemy raises.
     """
     try:
         yield
     except AutotuneError:
         raise
     except Exception as error:
-        for cause in (error, error.__cause__):
-            if isinstance(cause, exc.SQLAlchemyError) and isinstance(cause, tuple(FAULTS)):
-                raise StorageUnavailable(_sentence(cause, url)) from error
-        raise
+        if (fault := _fault(error)) is None:
+            raise
+        raise StorageUnavailable(_sentence(fault, url)) from error
+
+
+def _fault(error: Exception) -> exc.SQLAlchemyError | None:
+    """What of SQLAlchemy's says that the database is at fault; None where it is not."""
+    if isinstance(error, exc.SQLAlchemyError):
+        return error if isinstance(error, tuple(FAULTS)) else None
+    return error.__cause__ if isinstance(error.__cause__, exc.SQLAlchemyError) else None
 
 
 def _sentence(error: exc.SQLAlchemyError, url: URL) -> str:
-    hint = next(FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS)
+    hint = next((FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS), None)
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     words = (str(cause).splitlines() or [type(cause).__name__])[0]
     for secret in (url.password, url.query.get("password")):

@@ -229,10 +229,22 @@ class TestMappedErrors:
                 with pytest.raises(StorageUnavailable), mapped_errors(self.URL):
                     raise exc.DBAPIError.instance("SELECT 1", {}, kind("no"), sqlite3.Error)
 
-    def test_what_optuna_wraps(self) -> None:
-        cause = exc.OperationalError("SELECT 1", {}, Exception("lost"))
+    @pytest.mark.parametrize(
+        "cause",
+        [
+            exc.OperationalError("SELECT 1", {}, Exception("lost")),
+            exc.PendingRollbackError("lost"),
+            exc.InvalidRequestError("lost"),
+        ],
+    )
+    def test_what_optuna_wraps(self, cause: exc.SQLAlchemyError) -> None:
         with pytest.raises(StorageUnavailable, match="lost"), mapped_errors(self.URL):
             raise optuna.exceptions.StorageInternalError("invalid data") from cause
+
+    @pytest.mark.parametrize("kind", [exc.PendingRollbackError, exc.ResourceClosedError])
+    def test_what_follows_from_a_lost_connection(self, kind: type[exc.SQLAlchemyError]) -> None:
+        with pytest.raises(StorageUnavailable, match="lost"), mapped_errors(self.URL):
+            raise kind("lost")
 
     @pytest.mark.parametrize("error", [exc.InvalidRequestError("x"), ValueError("x"), KeyboardInterrupt()])
     def test_our_own_faults_stay_what_they_are(self, error: BaseException) -> None:
