@@ -56,11 +56,11 @@ class Driver:
 
     @contextmanager
     def releasing(self, lease: Lease) -> Iterator[None]:
-        """Give a lease back in the end."""
+        """Give a lease back in the end; where that cannot be it lapses, and hides nothing else that happened."""
         try:
             yield
         finally:
-            with suppress(LeaseLost):  # somebody cancelled the job, or took it over
+            with suppress(LeaseLost, StorageUnavailable):  # LeaseLost: somebody cancelled it, or took it over
                 self._record.repository.release(lease)
 
     def drive(

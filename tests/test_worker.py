@@ -9,7 +9,7 @@ from fakes import FakeExecutor
 from small_job import REQUEST, changed, service_with
 
 from autotune.driver import LEASE_S
-from autotune.errors import BadInput, ExecutionUnavailable, NotNow
+from autotune.errors import BadInput, ExecutionUnavailable, NotNow, StorageUnavailable
 from autotune.jobs import JobStatus
 from autotune.record import Record
 from autotune.service import Service
@@ -145,6 +145,24 @@ def test_a_worker_is_stopped_though_its_job_was_cancelled_a_moment_before(url: s
     with pytest.raises(KeyboardInterrupt):
         worker(url, FakeExecutor(outcome_of)).work_once()
     assert service.job("job").status == JobStatus.CANCELLED
+
+
+def test_a_worker_stops_though_its_database_is_away(url: str, service: Service) -> None:
+    """Else it would try again, and run on though it was told to stop."""
+    service.submit(REQUEST)
+    record = Record(url)
+
+    def outcome_of(config, attempt):
+        record.repository.release = unavailable
+        raise KeyboardInterrupt
+
+    executors = dict.fromkeys(("ray", "local"), lambda layout, address: FakeExecutor(outcome_of))
+    with pytest.raises(KeyboardInterrupt):
+        Worker(record, executors).work_once()
+
+
+def unavailable(*_: object) -> None:
+    raise StorageUnavailable("the database is away")
 
 
 def test_where_probes_cannot_run_the_job_fails_in_words_and_can_be_resumed(

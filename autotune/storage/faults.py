@@ -34,16 +34,27 @@ another library has wrapped them: what it makes of a lost connection is not for 
 def mapped_errors(url: URL) -> Iterator[None]:
     """Turn what the database does to us into StorageUnavailable, with one sentence and no password.
 
-    Looks through the exceptions of Optuna, which wraps whatever SQLAlchemy raises.
+    Looks through the exceptions of Optuna, which wraps whatever SQLAlchemy raises. An interrupt stays one,
+    whatever the database does in its wake.
     """
     try:
         yield
     except AutotuneError:
         raise
     except Exception as error:
+        if (interrupt := _interrupt(error)) is not None:
+            raise interrupt  # noqa: B904  # it came first
         if (fault := _fault(error)) is None:
             raise
         raise StorageUnavailable(_sentence(fault, url)) from error
+
+
+def _interrupt(error: BaseException) -> KeyboardInterrupt | None:
+    """What an exception took the place of: a transaction that is given up may fail at that as well."""
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before
 
 
 def _fault(error: Exception) -> exc.SQLAlchemyError | None:

@@ -346,6 +346,18 @@ class TestLostServer:
             _end_connections(fresh_postgresql_url, make_url(fresh_postgresql_url).database)
             assert repository.jobs() == [job]
 
+    def test_an_interrupt_is_one_though_the_connection_is_lost_under_it(
+        self, fresh_postgresql_url: str
+    ) -> None:
+        def interrupted(repository: Repository) -> None:
+            with repository._transaction() as session:
+                session.execute(text("SELECT 1"))
+                _end_connections(fresh_postgresql_url, make_url(fresh_postgresql_url).database)
+                raise KeyboardInterrupt
+
+        with Repository(fresh_postgresql_url) as repository, pytest.raises(KeyboardInterrupt):
+            interrupted(repository)
+
     def test_message_has_no_password(
         self, postgresql_url: str, fresh_postgresql_url: str, make_spec: MakeSpec
     ) -> None:
