@@ -26,6 +26,7 @@ from autotune.search.problem import Problem, probe_request
 from autotune.search.reuse import known_to
 from autotune.search.stopping import Budget
 from autotune.storage.owner import Owner
+from autotune.storage.patience import patient
 from autotune.storage.records import Lease
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
@@ -56,7 +57,7 @@ class Driver:
 
     @contextmanager
     def releasing(self, lease: Lease) -> Iterator[None]:
-        """Give a lease back in the end; where that cannot be it lapses, and hides nothing else that happened."""
+        """Give a lease back in the end; where that cannot be, it lapses, and hides nothing that happened."""
         try:
             yield
         finally:
@@ -70,8 +71,9 @@ class Driver:
 
         Raises LeaseLost when another driver takes it over, NothingMeasured when no probe came back with a
         figure, MachineFault where probes cannot run at all. KeyboardInterrupt leaves the job to be resumed.
+        Waits a while for a database that is away.
         """
-        repository = self._record.repository
+        repository = self._record.patient_repository
         clock = _SpentClock(lambda seconds: repository.add_spent(lease, seconds))
 
         def heartbeat() -> None:
@@ -107,27 +109,26 @@ class Driver:
             )
             found = known_to(job, repository, executor)
             known = {c: one for c, one in found.items() if problem.candidates.index(c) is not None}
-            with self._record.study(problem, knowledge_of(job, problem, repository, known)) as study:
-                loop = SearchLoop(
-                    problem.candidates,
-                    problem.baseline,
-                    study,
-                    executor,
-                    Budget.of(job.spec),
-                    request=lambda probe_id, config, plan: probe_request(problem, probe_id, config, plan),
-                    commit=commit,
-                    measured=repository.measurements(job),
-                    heartbeat=heartbeat,
-                    listener=listener,
-                    seconds_before=job.spent_s,
-                    measuring=Measuring(job.spec.world_size, job.spec.probe_seconds, job.spec.repeats),
-                    known=known,
-                    min_speed=job.spec.min_speed,
-                )
-                reason = loop.run()
-                clock.tick()
+            loop = SearchLoop(
+                problem.candidates,
+                problem.baseline,
+                self._record.study(problem, knowledge_of(job, problem, repository, known)),
+                executor,
+                Budget.of(job.spec),
+                request=lambda probe_id, config, plan: probe_request(problem, probe_id, config, plan),
+                commit=commit,
+                measured=repository.measurements(job),
+                heartbeat=heartbeat,
+                listener=listener,
+                seconds_before=job.spent_s,
+                measuring=Measuring(job.spec.world_size, job.spec.probe_seconds, job.spec.repeats),
+                known=known,
+                min_speed=job.spec.min_speed,
+            )
+            reason = loop.run()
+            clock.tick()
             final = replace(repository.job(job.name), status=JobStatus.FINISHED, reason=reason)
-            facts = self._record.facts(final)
+            facts = patient(self._record).facts(final)
             result = answer(facts)
             if result.recommendation is None:
                 raise why_nothing(facts, problem.candidates)
@@ -136,9 +137,11 @@ class Driver:
             repository.set_status(lease, JobStatus.FINISHED, reason)
             return result
         except KeyboardInterrupt:
-            # Whoever interrupts is obeyed, whatever has become of the job meanwhile.
+            # Whoever interrupts is obeyed at once, whatever has become of job and database meanwhile.
             with suppress(LeaseLost, StorageUnavailable):
-                repository.set_status(lease, self._when_interrupted, INTERRUPTED[self._when_interrupted])
+                self._record.repository.set_status(
+                    lease, self._when_interrupted, INTERRUPTED[self._when_interrupted]
+                )
             raise
         except (LeaseLost, StorageUnavailable):  # there is nothing left to write to
             raise
@@ -180,8 +183,8 @@ class Driver:
             job = record.repository.job(name)
             shown = record.picture(job)
             figures = {plot: draw(shown) for plot, draw in PLOTS.items()}
-            with record.study(problem, Knowledge()) as study:
-                study.publish(note(record.answer(job), shown.explanation), figures)
+            study = record.study(problem, Knowledge())
+            study.publish(note(record.answer(job), shown.explanation), figures)
         except Exception as error:
             logging.getLogger(__name__).warning("the dashboard lacks this job's plots and note: %s", error)
 

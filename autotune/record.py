@@ -1,7 +1,5 @@
 """`Record`: what a database says of jobs, from both of its owners, Optuna's study and our tables."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,8 +15,9 @@ from autotune.search.history import TrialRecord
 from autotune.search.problem import Problem, premises
 from autotune.search.study import SearchStudy, recorded_trials, study_id
 from autotune.storage.backend import may_exist
-from autotune.storage.engine import optuna_storage
+from autotune.storage.engine import optuna_storage, patient_storage
 from autotune.storage.faults import mapped_errors
+from autotune.storage.patience import patient
 from autotune.storage.repository import Repository
 
 if TYPE_CHECKING:
@@ -49,25 +48,28 @@ class Record:
         """Opened, and created where it is not there, with the first use."""
         return Repository(self._url)
 
+    @property
+    def patient_repository(self) -> Repository:
+        """The same for who drives a job, and can wait for a database that is away."""
+        return patient(self.repository)
+
     @cached_property
     def _optuna(self) -> "RDBStorage":
         """Opened with the first study, for importing Optuna takes longer than most commands."""
         return optuna_storage(self._url)
 
-    @contextmanager
-    def study(self, problem: Problem, knowledge: Knowledge) -> Iterator[SearchStudy]:
-        """The study of a job; what its database does meanwhile becomes StorageUnavailable."""
+    def study(self, problem: Problem, knowledge: Knowledge) -> SearchStudy:
+        """The study of a job for who drives it, and can wait for a database that is away."""
         spec = problem.spec
-        with mapped_errors(self._optuna.engine.url):
-            yield SearchStudy(
-                self._optuna,
-                spec.name,
-                problem.candidates,
-                problem.baseline,
-                spec.sampler,
-                spec.seed,
-                knowledge,
-            )
+        return SearchStudy(
+            patient_storage(self._optuna),
+            spec.name,
+            problem.candidates,
+            problem.baseline,
+            spec.sampler,
+            spec.seed,
+            knowledge,
+        )
 
     def study_id(self, name: str) -> int | None:
         """What the Optuna dashboard calls a study, a job's or another; None where there is none."""

@@ -14,6 +14,7 @@ from autotune.report.progress import LOG, progress
 from autotune.search.events import Event, Listener
 from autotune.search.problem import work_out
 from autotune.storage.owner import Owner
+from autotune.storage.patience import patient
 from autotune.storage.records import Lease
 
 POLL_S = 1.0
@@ -97,7 +98,7 @@ class Worker:
 
     def _teller(self, job: Job) -> Listener:
         """Writes down what happens for those who watch."""
-        events = self._record.repository.events
+        events = patient(self._record.repository.events)
 
         def tell(event: Event) -> None:
             kind, data = progress(event)

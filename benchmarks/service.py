@@ -281,18 +281,18 @@ def ask_and_tell(url: str) -> dict[str, Any]:
     record = Record(url)
     executor = FakeExecutor()
     seconds: list[float] = []
-    with record.study(problem, Knowledge()) as study:
-        for number in range(MANY_TRIALS + 20):
-            started = time.perf_counter()
-            asked = study.ask()
-            between = time.perf_counter()
-            result = executor.submit(
-                ProbeRequest(probe_id=f"{number}", model=spec.model, config=asked.config, world_size=2)
-            ).result()
-            resumed = time.perf_counter()
-            study.tell(asked.number, result)
-            if number >= MANY_TRIALS:
-                seconds.append(between - started + time.perf_counter() - resumed)
+    study = record.study(problem, Knowledge())
+    for number in range(MANY_TRIALS + 20):
+        started = time.perf_counter()
+        asked = study.ask()
+        between = time.perf_counter()
+        result = executor.submit(
+            ProbeRequest(probe_id=f"{number}", model=spec.model, config=asked.config, world_size=2)
+        ).result()
+        resumed = time.perf_counter()
+        study.tell(asked.number, result)
+        if number >= MANY_TRIALS:
+            seconds.append(between - started + time.perf_counter() - resumed)
     return {"trials": MANY_TRIALS, **summary(seconds)}
 
 

@@ -1,5 +1,6 @@
 """Workers take jobs from the database and drive them to their ends, whatever happens to workers."""
 
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -209,17 +210,22 @@ def test_a_job_whose_devices_are_taken_waits_behind_the_others(url: str, service
 def test_workers_share_the_jobs(url: str, service: Service) -> None:
     for number in range(4):
         service.submit(changed(name=f"job{number}", trials=3))
-    stop = threading.Event()
-    threads = [threading.Thread(target=worker(url).run, args=(stop,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
+    spawn = multiprocessing.get_context("spawn")
+    stop = spawn.Event()
+    workers = [spawn.Process(target=work, args=(url, stop)) for _ in range(2)]
+    for process in workers:
+        process.start()
     wait_until(lambda: all(job.status == JobStatus.FINISHED for job in service.jobs()))
     stop.set()
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
+    for process in workers:
+        process.join(10)
+        assert process.exitcode == 0
     for number in range(4):
         assert kinds(service, f"job{number}").count("started") == 1
+
+
+def work(url: str, stop: threading.Event) -> None:
+    worker(url).run(stop)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -124,10 +124,13 @@ class SearchLoop:
         return own[-1] if own else None
 
     def _reconcile(self) -> None:
-        """Bring the study in line with what was committed before the last driver ended."""
+        """Bring trials to an end that nobody runs, with what was committed of them: the last driver ended, or
+        the database went away while one was asked for.
+        """
         self._study.abandon_unnamed()
+        ours = {probe.trial for probe in self._running.values()}
         for trial in self._study.trials():
-            if trial.state == TrialState.RUNNING:
+            if trial.state == TrialState.RUNNING and trial.number not in ours:
                 committed = self._results.get(trial.number, {}).get(0)
                 reused_from = self._reused.get(trial.number)
                 self._tell(trial.number, trial.config, committed or _interrupted(trial.number), reused_from)
@@ -141,6 +144,7 @@ class SearchLoop:
 
     def _fill_slots(self) -> str:
         """Start probes while there is room and reason to; return why no more was started."""
+        self._reconcile()
         while len(self._running) < self._executor.num_slots:
             asked = self._why_enough() or self._ask()
             if isinstance(asked, str):
@@ -315,5 +319,5 @@ def _interrupted(number: int) -> ProbeResult:
         probe_id=f"{number}.0",
         outcome=Outcome.INTERRUPTED,
         phase=Phase.START,
-        reason="the driver ended while this probe ran",
+        reason="the driver ended while this probe ran, or lost its database as it began",
     )

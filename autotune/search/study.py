@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ class SearchStudy:
         return self._records(self._study.get_trials(deepcopy=False))
 
     def abandon_unnamed(self) -> None:
-        """Fail the trials whose driver died before it had written down a configuration."""
+        """Fail the trials that ended, for whoever asked, before a configuration was written down."""
         for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
             if CONFIG not in trial.user_attrs:
                 self._study.tell(trial.number, state=OptunaState.FAIL, skip_if_finished=True)
@@ -140,8 +141,13 @@ class SearchStudy:
         self, number: int, result: ProbeResult, *, is_last: bool = False, reused_from: str | None = None
     ) -> None:
         """Record what became of a trial; `is_last` where a failure is not going to be asked for again,
-        `reused_from` the job that measured it, where this one did not.
+        `reused_from` the job that measured it, where this one did not. One that has ended stays as it is.
         """
+        # Where the database went away just then, the trial may have ended without a word of it.
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._tell(number, result, is_last, reused_from)
+
+    def _tell(self, number: int, result: ProbeResult, is_last: bool, reused_from: str | None) -> None:
         verdict, outcome = VERDICTS[result.outcome], result.outcome
         frozen: FrozenTrial = self._study.get_trials(deepcopy=False)[number]
         trial = Trial(self._study, frozen._trial_id)

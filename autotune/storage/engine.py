@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import sqlalchemy
@@ -10,9 +11,10 @@ from sqlalchemy import Connection, Engine, text
 from autotune.errors import StorageUnavailable
 from autotune.storage.backend import BACKENDS, parse_url, place
 from autotune.storage.faults import mapped_errors
+from autotune.storage.patience import patient
 
 if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
+    from optuna.storages import BaseStorage, RDBStorage
 
 
 def create_engine(url: str) -> Engine:
@@ -72,6 +74,13 @@ def optuna_storage(url: str, kind: "type[RDBStorage] | None" = None) -> "RDBStor
         ) from error
     finally:
         engine.dispose()
+
+
+def patient_storage(storage: "RDBStorage") -> "BaseStorage":
+    """Return `storage` with Optuna's cache before it, waiting for a database that is away."""
+    from optuna.storages import get_storage
+
+    return patient(get_storage(storage), partial(mapped_errors, storage.engine.url))
 
 
 @contextmanager

@@ -183,7 +183,8 @@ class Repository:
         """Make `owner` the driver of a job that waits for a worker, or whose own is gone, which then runs.
 
         What has waited longest goes first: a job that found its devices taken holds up no other. Of several
-        who ask at once, each gets another. None where no job waits.
+        who ask at once, each gets another. None where no job waits. Who asks drives none, so what is still
+        `owner`'s is a job that could not be given back.
         """
         mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.updated_at, JobRow.id)
         mine = mine.with_for_update(skip_locked=True)
@@ -194,7 +195,7 @@ class Repository:
                     row
                     for status in (JobStatus.QUEUED, JobStatus.RUNNING)
                     for row in session.scalars(mine.where(JobRow.status == status))
-                    if self._holder(row) is None
+                    if self._holder(row) in (None, owner)
                 ),
                 None,
             )

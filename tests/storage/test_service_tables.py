@@ -1,12 +1,13 @@
 """The queue of jobs for workers, what happened to them, and tokens; each on SQLite and PostgreSQL."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from storage_support import Clock, Crew
 
-from autotune.errors import BadInput, NameInUse
+from autotune.errors import BadInput, LeaseLost, NameInUse
 from autotune.jobs import JobSpec, JobStatus
 from autotune.storage.owner import Owner
 from autotune.storage.records import Mark
@@ -16,10 +17,12 @@ from autotune.storage.tokens import Role
 MakeSpec = Callable[..., JobSpec]
 TTL_S = 30.0
 ELSEWHERE = Owner(host="elsewhere", pid_space="", pid=7, started_ticks=0)
+MORE_ELSEWHERE = (ELSEWHERE.model_copy(update={"pid": pid}) for pid in itertools.count(8))
 
 
-def claimed(repository: Repository, owner: Owner = ELSEWHERE) -> str | None:
-    found = repository.claim(owner, TTL_S)
+def claimed(repository: Repository, owner: Owner | None = None) -> str | None:
+    """The name of what `owner` gets, or else one more who never asked before."""
+    found = repository.claim(owner or next(MORE_ELSEWHERE), TTL_S)
     return None if found is None else found[0].name
 
 
@@ -27,8 +30,10 @@ def claim_in_process(url: str) -> list[str]:
     """Every job that this process gets."""
     with Repository(url) as repository:
         names = []
-        while (name := claimed(repository, Owner.current())) is not None:
-            names.append(name)
+        while (found := repository.claim(Owner.current(), TTL_S)) is not None:
+            job, lease = found
+            repository.set_status(lease, JobStatus.FINISHED)
+            names.append(job.name)
         return names
 
 
@@ -63,6 +68,20 @@ class TestQueue:
         second = repository.claim(ELSEWHERE, TTL_S)
         assert second is not None
         assert second[1].token > first[1].token
+
+    def test_who_asks_again_could_not_give_its_job_back(
+        self, repository: Repository, make_spec: MakeSpec
+    ) -> None:
+        """While others wait until its lease has lapsed."""
+        repository.create_job(make_spec(), for_workers=True)
+        first = repository.claim(ELSEWHERE, TTL_S)
+        assert claimed(repository) is None
+        second = repository.claim(ELSEWHERE, TTL_S)
+        assert first is not None
+        assert second is not None
+        with pytest.raises(LeaseLost):
+            repository.renew(first[1])
+        assert repository.renew(second[1]).token == first[1].token + 1
 
     def test_a_job_that_is_given_back_is_handed_out_again(
         self, repository: Repository, make_spec: MakeSpec
