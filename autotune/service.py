@@ -132,7 +132,7 @@ class Service:
 
     def requeue(self, name: str) -> Job:
         """Let workers go on with a job that is paused or has failed; raises BadInput for another."""
-        return self._repository.requeue(self.job(name))
+        return self._repository.queue.requeue(self.job(name))
 
     def run(self, name: str, listener: Listener) -> Answer:
         """Drive a job to its end, from wherever it stands; one that is finished just gives its answer.

@@ -59,7 +59,7 @@ class Worker:
 
         How it ended is in the record. Raises StorageUnavailable, and NotNow for a job that waits again.
         """
-        claimed = self._record.repository.claim(Owner.current(), LEASE_S)
+        claimed = self._record.repository.queue.claim(Owner.current(), LEASE_S)
         if claimed is None:
             return False
         job, lease = claimed

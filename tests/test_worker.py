@@ -105,7 +105,7 @@ def test_a_worker_that_is_stopped_gives_its_job_back(url: str, service: Service)
 def test_what_a_dead_worker_left_is_taken_up(url: str, service: Service) -> None:
     service.submit(REQUEST)
     gone = Owner.current().model_copy(update={"pid": 2**22 + 1})  # more than any process has
-    assert service._record.repository.claim(gone, LEASE_S) is not None
+    assert service._record.repository.queue.claim(gone, LEASE_S) is not None
     assert service.job("job").status == JobStatus.RUNNING
     assert worker(url).work_once()
     assert service.job("job").status == JobStatus.FINISHED

@@ -10,9 +10,19 @@ from sqlalchemy.orm import Session
 
 from autotune.jobs import Job
 from autotune.storage.records import JobEvent
-from autotune.storage.tables import EventRow
+from autotune.storage.tables import EventRow, JobRow
 
 Transaction = Callable[[], AbstractContextManager[Session]]
+
+STATUS = "status"
+"""Kind of the event of a new status."""
+
+
+def happened(session: Session, row: JobRow) -> None:
+    """Tell those who watch of a job's new status, with whatever else this transaction does."""
+    session.flush()  # which gives a new row its id
+    data = {"status": row.status, "reason": row.reason}
+    session.add(EventRow(job_id=row.id, kind=STATUS, data=data, created_at=row.updated_at))
 
 
 class Events:

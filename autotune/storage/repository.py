@@ -9,25 +9,24 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from autotune.errors import BadInput, JobBusy, LeaseLost, NameInUse, NoSuchJob
+from autotune.errors import JobBusy, NameInUse, NoSuchJob
 from autotune.jobs import Job, JobSpec, JobStatus, check_transition
+from autotune.storage import leases
 from autotune.storage.engine import create_engine
-from autotune.storage.events import Events
+from autotune.storage.events import Events, happened
 from autotune.storage.faults import mapped_errors
 from autotune.storage.migrations import migrate
 from autotune.storage.owner import Owner
-from autotune.storage.reading import read_job, read_measurement, read_owner
+from autotune.storage.queue import Queue
+from autotune.storage.reading import read_job, read_measurement
 from autotune.storage.records import Lease, Mark, Measurement
 from autotune.storage.summaries import Summaries
-from autotune.storage.tables import EventRow, JobRow, MeasurementRow, RecommendationRow
+from autotune.storage.tables import JobRow, MeasurementRow, RecommendationRow
 from autotune.storage.tokens import Tokens
 from trials.contract.config import TrainingConfig
 from trials.contract.message import nearest
 from trials.contract.messages import ProbeResult
 from trials.contract.outcome import Outcome
-
-STATUS = "status"
-"""Kind of the event of a new status."""
 
 
 def utc_now() -> datetime:
@@ -51,6 +50,7 @@ class Repository:
         self._engine = create_engine(url)
         self._clock = clock
         self.events = Events(self._transaction, clock)
+        self.queue = Queue(self._transaction, clock)
         self.tokens = Tokens(self._transaction, clock)
         self.summaries = Summaries(self._transaction)
         try:
@@ -73,7 +73,7 @@ class Repository:
     def create_job(self, spec: JobSpec, *, for_workers: bool = False, mark: Mark | None = None) -> Job:
         """Record a queued job; raises NameInUse where there is one of that name, or of that mark's key.
 
-        `for_workers`: whether `claim` hands it out.
+        `for_workers`: whether its queue hands it out.
         """
         now = self._clock()
         row = JobRow(
@@ -92,7 +92,7 @@ class Repository:
                 session.flush()
             except IntegrityError as error:
                 raise name_in_use(spec.name) from error
-            self._happened(session, row)
+            happened(session, row)
             return self._job(row)
 
     def submitted_as(self, mark: Mark) -> Job | None:
@@ -125,18 +125,6 @@ class Repository:
         with self._transaction() as session:
             session.execute(select(1))
 
-    def requeue(self, job: Job) -> Job:
-        """Let workers go on with a job that is paused or has failed; raises BadInput for another."""
-        with self._transaction() as session:
-            row = self._locked(session, job.id)
-            if row.status not in (JobStatus.PAUSED, JobStatus.FAILED):
-                raise BadInput(
-                    f"job {row.name!r} is {row.status}; one that is paused or has failed can be resumed"
-                )
-            row.status, row.reason, row.for_workers = JobStatus.QUEUED, None, True
-            self._happened(session, row)
-            return self._job(row)
-
     def set_status(self, target: Lease | Job, status: JobStatus, reason: str | None = None) -> Job:
         """Change the status of a job; raises BadInput where the one may not follow the other.
 
@@ -145,21 +133,21 @@ class Repository:
         """
         with self._transaction() as session:
             if isinstance(target, Lease):
-                row = self._driven(session, target)
+                row = leases.driven(session, target, self._clock())
             else:
-                row = self._locked(session, target.id)
-                _clear_lease(row)
+                row = leases.locked(session, target.id, self._clock())
+                leases.clear(row)
                 row.lease_token += 1
             check_transition(JobStatus(row.status), status)
             row.status = status
             row.reason = reason and reason.replace("\0", "")  # PostgreSQL refuses it in text
-            self._happened(session, row)
+            happened(session, row)
             return self._job(row)
 
     def add_spent(self, lease: Lease, seconds: float) -> None:
         """Add to the wall seconds spent on a job; raises LeaseLost."""
         with self._transaction() as session:
-            self._driven(session, lease).spent_s += seconds
+            leases.driven(session, lease, self._clock()).spent_s += seconds
 
     # Leases
 
@@ -170,53 +158,26 @@ class Repository:
         this machine that is gone, is taken over; else raises JobBusy, which says who drives the job.
         """
         with self._transaction() as session:
-            row = self._locked(session, job.id)
-            holder = self._holder(row)
+            row = leases.locked(session, job.id, self._clock())
+            holder = leases.holder(row, self._clock())
             if holder is not None:
                 raise JobBusy(
                     f"job {row.name!r} is driven by {holder} until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} "
                     "UTC or longer; stop that process first, or wait for it to end"
                 )
-            return _lease(row, owner, ttl_s)
-
-    def claim(self, owner: Owner, ttl_s: float) -> tuple[Job, Lease] | None:
-        """Make `owner` the driver of a job that waits for a worker, or whose own is gone, which then runs.
-
-        What has waited longest goes first: a job that found its devices taken holds up no other. Of several
-        who ask at once, each gets another. None where no job waits. Who asks drives none, so what is still
-        `owner`'s is a job that could not be given back.
-        """
-        mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.updated_at, JobRow.id)
-        mine = mine.with_for_update(skip_locked=True)
-        with self._transaction() as session:
-            # A job that was given back a moment ago still has probes to end, and a holder.
-            row = next(
-                (
-                    row
-                    for status in (JobStatus.QUEUED, JobStatus.RUNNING)
-                    for row in session.scalars(mine.where(JobRow.status == status))
-                    if self._holder(row) in (None, owner)
-                ),
-                None,
-            )
-            if row is None:
-                return None
-            row.status, row.updated_at = JobStatus.RUNNING, self._clock()
-            lease = _lease(row, owner, ttl_s)
-            self._happened(session, row)
-            return self._job(row), lease
+            return leases.give(row, owner, ttl_s)
 
     def renew(self, lease: Lease) -> Lease:
         """Extend a lease to its `ttl_s` from now, even lapsed where nobody took it; raises LeaseLost."""
         with self._transaction() as session:
-            row = self._driven(session, lease)
+            row = leases.driven(session, lease, self._clock())
             row.lease_expires_at = expires_at = row.updated_at + timedelta(seconds=lease.ttl_s)
             return Lease(row.id, lease.owner, lease.token, lease.ttl_s, expires_at)
 
     def release(self, lease: Lease) -> None:
         """Give a lease back, so that another driver need not wait; raises LeaseLost."""
         with self._transaction() as session:
-            _clear_lease(self._driven(session, lease))
+            leases.clear(leases.driven(session, lease, self._clock()))
 
     # Measurements and recommendations
 
@@ -237,7 +198,7 @@ class Repository:
         returns the first. So a driver that does not know whether it committed may commit again.
         """
         with self._transaction() as session:
-            job = self._driven(session, lease)
+            job = leases.driven(session, lease, self._clock())
             kept = session.scalar(
                 select(MeasurementRow).where(
                     MeasurementRow.job_id == job.id,
@@ -322,7 +283,7 @@ class Repository:
     def save_recommendation(self, lease: Lease, recommendation: dict[str, Any]) -> None:
         """Keep a job's recommendation in place of an earlier one; raises LeaseLost."""
         with self._transaction() as session:
-            job = self._driven(session, lease)
+            job = leases.driven(session, lease, self._clock())
             session.merge(
                 RecommendationRow(job_id=job.id, recommendation=recommendation, created_at=job.updated_at)
             )
@@ -340,39 +301,8 @@ class Repository:
         with mapped_errors(self._engine.url), Session(self._engine) as session, session.begin():
             yield session
 
-    def _locked(self, session: Session, job_id: int) -> JobRow:
-        """Return a job's row for writing: others who want to write it wait for this transaction's end."""
-        row = session.get_one(JobRow, job_id, with_for_update=True)
-        row.updated_at = self._clock()
-        return row
-
-    def _driven(self, session: Session, lease: Lease) -> JobRow:
-        """Return the job's row for writing by its driver; raises LeaseLost."""
-        row = self._locked(session, lease.job_id)
-        if row.lease_token != lease.token or row.lease_owner is None:
-            holder = self._holder(row)
-            now = "nobody" if holder is None else str(holder)
-            raise LeaseLost(
-                f"this process drives job {row.name!r} no more: it is {row.status} and driven by {now}; "
-                "what was committed before is kept"
-            )
-        return row
-
-    def _holder(self, row: JobRow) -> Owner | None:
-        """Return the living driver of a job."""
-        if row.lease_owner is None or row.lease_expires_at is None or row.lease_expires_at <= self._clock():
-            return None
-        owner = read_owner(row.lease_owner)
-        return None if owner.is_gone() else owner
-
-    def _happened(self, session: Session, row: JobRow) -> None:
-        """Tell those who watch of a job's new status, with whatever else this transaction does."""
-        session.flush()  # which gives a new row its id
-        data = {"status": row.status, "reason": row.reason}
-        session.add(EventRow(job_id=row.id, kind=STATUS, data=data, created_at=row.updated_at))
-
     def _job(self, row: JobRow) -> Job:
-        return read_job(row, self._holder(row))
+        return read_job(row, leases.holder(row, self._clock()))
 
 
 def no_such_job(name: str, names: list[str]) -> NoSuchJob:
@@ -386,16 +316,3 @@ def name_in_use(name: str) -> NameInUse:
         f"there is a job named {name!r} already; choose another name, or go on with that one: "
         f"autotune resume {name}"
     )
-
-
-def _lease(row: JobRow, owner: Owner, ttl_s: float) -> Lease:
-    """Give the lease of a row that is locked and that nobody drives."""
-    row.lease_owner = owner.to_json()
-    row.lease_token += 1
-    row.lease_expires_at = expires_at = row.updated_at + timedelta(seconds=ttl_s)
-    return Lease(row.id, owner, row.lease_token, ttl_s, expires_at)
-
-
-def _clear_lease(row: JobRow) -> None:
-    row.lease_owner = None
-    row.lease_expires_at = None

@@ -1,14 +1,18 @@
 """The queue of jobs for workers, what happened to them, and tokens; each on SQLite and PostgreSQL."""
 
 import itertools
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from storage_support import Clock, Crew
 
 from autotune.errors import BadInput, LeaseLost, NameInUse
 from autotune.jobs import JobSpec, JobStatus
+from autotune.storage.engine import create_engine
 from autotune.storage.owner import Owner
 from autotune.storage.records import Mark
 from autotune.storage.repository import Repository
@@ -22,15 +26,24 @@ MORE_ELSEWHERE = (ELSEWHERE.model_copy(update={"pid": pid}) for pid in itertools
 
 def claimed(repository: Repository, owner: Owner | None = None) -> str | None:
     """The name of what `owner` gets, or else one more who never asked before."""
-    found = repository.claim(owner or next(MORE_ELSEWHERE), TTL_S)
+    found = repository.queue.claim(owner or next(MORE_ELSEWHERE), TTL_S)
     return None if found is None else found[0].name
+
+
+def written_anew(url: str, name: str, **columns: str) -> None:
+    """As another version of autotune might have."""
+    words = ", ".join(f"{column} = :{column}" for column in columns)
+    with create_engine(url).begin() as connection:
+        connection.execute(
+            text(f"UPDATE autotune_jobs SET {words} WHERE name = :name"), {**columns, "name": name}
+        )
 
 
 def claim_in_process(url: str) -> list[str]:
     """Every job that this process gets."""
     with Repository(url) as repository:
         names = []
-        while (found := repository.claim(Owner.current(), TTL_S)) is not None:
+        while (found := repository.queue.claim(Owner.current(), TTL_S)) is not None:
             job, lease = found
             repository.set_status(lease, JobStatus.FINISHED)
             names.append(job.name)
@@ -60,12 +73,12 @@ class TestQueue:
         self, repository: Repository, make_spec: MakeSpec, clock: Clock
     ) -> None:
         repository.create_job(make_spec(), for_workers=True)
-        first = repository.claim(ELSEWHERE, TTL_S)
+        first = repository.queue.claim(ELSEWHERE, TTL_S)
         assert first is not None
         assert first[0].status == JobStatus.RUNNING
         assert claimed(repository) is None
         clock.advance(TTL_S + 1)
-        second = repository.claim(ELSEWHERE, TTL_S)
+        second = repository.queue.claim(ELSEWHERE, TTL_S)
         assert second is not None
         assert second[1].token > first[1].token
 
@@ -74,20 +87,45 @@ class TestQueue:
     ) -> None:
         """While others wait until its lease has lapsed."""
         repository.create_job(make_spec(), for_workers=True)
-        first = repository.claim(ELSEWHERE, TTL_S)
+        first = repository.queue.claim(ELSEWHERE, TTL_S)
         assert claimed(repository) is None
-        second = repository.claim(ELSEWHERE, TTL_S)
+        second = repository.queue.claim(ELSEWHERE, TTL_S)
         assert first is not None
         assert second is not None
         with pytest.raises(LeaseLost):
             repository.renew(first[1])
         assert repository.renew(second[1]).token == first[1].token + 1
 
+    def test_a_job_that_cannot_be_read_holds_up_no_other(
+        self, url: str, repository: Repository, make_spec: MakeSpec
+    ) -> None:
+        for name in ("a", "b"):
+            job = repository.create_job(make_spec(name), for_workers=True)
+        spec = json.dumps({**job.spec.model_dump(mode="json"), "colour": "red"})
+        written_anew(url, "a", spec=spec)
+        assert [claimed(repository) for _ in range(2)] == ["b", None]
+        _, failed = repository.summaries.latest(limit=2)
+        assert failed.status == JobStatus.FAILED
+        assert "unknown field 'colour'" in (failed.reason or "")
+        (*_, told) = repository.events.after(replace(job, id=failed.id))
+        assert told.data == {"status": "failed", "reason": failed.reason}
+
+    def test_a_driver_that_cannot_be_read_is_somebody_else(
+        self, url: str, repository: Repository, make_spec: MakeSpec, clock: Clock
+    ) -> None:
+        for name in ("a", "b"):
+            repository.create_job(make_spec(name), for_workers=True)
+        assert claimed(repository) == "a"
+        written_anew(url, "a", lease_owner='{"colour": "red"}')
+        assert [claimed(repository) for _ in range(2)] == ["b", None]
+        clock.advance(TTL_S)
+        assert claimed(repository) == "a"
+
     def test_a_job_that_is_given_back_is_handed_out_again(
         self, repository: Repository, make_spec: MakeSpec
     ) -> None:
         repository.create_job(make_spec(), for_workers=True)
-        found = repository.claim(ELSEWHERE, TTL_S)
+        found = repository.queue.claim(ELSEWHERE, TTL_S)
         assert found is not None
         repository.set_status(found[1], JobStatus.QUEUED)
         repository.release(found[1])
@@ -102,10 +140,10 @@ class TestQueue:
         repository.set_status(lease, JobStatus.PAUSED)
         repository.release(lease)
         assert claimed(repository) is None
-        assert repository.requeue(job).status == JobStatus.QUEUED
+        assert repository.queue.requeue(job).status == JobStatus.QUEUED
         assert claimed(repository) == "tiny"
         with pytest.raises(BadInput, match="is running; one that is paused or has failed can be resumed"):
-            repository.requeue(job)
+            repository.queue.requeue(job)
 
     def test_a_cancelled_job_is_not_handed_out(self, repository: Repository, make_spec: MakeSpec) -> None:
         job = repository.create_job(make_spec(), for_workers=True)
@@ -130,7 +168,7 @@ class TestEvents:
         self, repository: Repository, make_spec: MakeSpec
     ) -> None:
         job, other = (repository.create_job(make_spec(name), for_workers=True) for name in ("a", "b"))
-        found = repository.claim(ELSEWHERE, TTL_S)
+        found = repository.queue.claim(ELSEWHERE, TTL_S)
         assert found is not None
         repository.events.append(job.id, "probe", {"trial": 0})
         repository.set_status(found[1], JobStatus.FAILED, "out of paper")

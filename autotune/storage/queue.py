@@ -1,0 +1,72 @@
+"""`Queue`: the jobs that wait for workers."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from autotune.errors import BadInput, StorageUnavailable
+from autotune.jobs import Job, JobStatus
+from autotune.storage import leases
+from autotune.storage.events import Transaction, happened
+from autotune.storage.owner import Owner
+from autotune.storage.reading import read_job
+from autotune.storage.records import Lease
+from autotune.storage.tables import JobRow
+
+
+class Queue:
+    """Part of a Repository, whose transactions it uses; each method is one."""
+
+    def __init__(self, transaction: Transaction, clock: Callable[[], datetime]) -> None:
+        self._transaction = transaction
+        self._clock = clock
+
+    def claim(self, owner: Owner, ttl_s: float) -> tuple[Job, Lease] | None:
+        """Make `owner` the driver of a job that waits for a worker, or whose own is gone, which then runs.
+
+        What has waited longest goes first: a job that found its devices taken holds up no other. Of several
+        who ask at once, each gets another. None where no job waits. Who asks drives none, so what is still
+        `owner`'s is a job that could not be given back. A job that cannot be read has failed.
+        """
+        with self._transaction() as session:
+            for row in self._waiting(session, owner):
+                row.status, row.updated_at = JobStatus.RUNNING, self._clock()
+                try:
+                    job = read_job(row, owner)
+                except StorageUnavailable as error:
+                    row.status, row.reason = JobStatus.FAILED, str(error)
+                    happened(session, row)
+                    continue
+                happened(session, row)
+                return job, leases.give(row, owner, ttl_s)
+        return None
+
+    def requeue(self, job: Job) -> Job:
+        """Let workers go on with a job that is paused or has failed; raises BadInput for another."""
+        with self._transaction() as session:
+            row = leases.locked(session, job.id, self._clock())
+            if row.status not in (JobStatus.PAUSED, JobStatus.FAILED):
+                raise BadInput(
+                    f"job {row.name!r} is {row.status}; one that is paused or has failed can be resumed"
+                )
+            row.status, row.reason, row.for_workers = JobStatus.QUEUED, None, True
+            happened(session, row)
+            return read_job(row, leases.holder(row, self._clock()))
+
+    def _waiting(self, session: Session, owner: Owner) -> Iterator[JobRow]:
+        """Rows that `owner` may take, for writing, those that have waited longest first."""
+        mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.updated_at, JobRow.id)
+        mine = mine.with_for_update(skip_locked=True)
+        for status in (JobStatus.QUEUED, JobStatus.RUNNING):
+            for row in session.scalars(mine.where(JobRow.status == status)).all():
+                if self._is_free(row, owner):
+                    yield row
+
+    def _is_free(self, row: JobRow, owner: Owner) -> bool:
+        # A job that was given back a moment ago still has probes to end, and a holder.
+        try:
+            return leases.holder(row, self._clock()) in (None, owner)
+        except StorageUnavailable:  # another version's
+            return False
