@@ -56,11 +56,16 @@ class Queue:
             return read_job(row, leases.holder(row, self._clock()))
 
     def _waiting(self, session: Session, owner: Owner) -> Iterator[JobRow]:
-        """Rows that `owner` may take, for writing, those that have waited longest first."""
-        mine = select(JobRow).where(JobRow.for_workers).order_by(JobRow.updated_at, JobRow.id)
-        mine = mine.with_for_update(skip_locked=True)
+        """Rows that `owner` may take, for writing, those that have waited longest first.
+
+        They are locked one by one: whoever asks at the same time passes over what is locked.
+        """
+        first = select(JobRow).where(JobRow.for_workers).order_by(JobRow.updated_at, JobRow.id).limit(1)
+        first = first.with_for_update(skip_locked=True)
+        seen: list[int] = []
         for status in (JobStatus.QUEUED, JobStatus.RUNNING):
-            for row in session.scalars(mine.where(JobRow.status == status)).all():
+            while row := session.scalar(first.where(JobRow.status == status, JobRow.id.not_in(seen))):
+                seen.append(row.id)
                 if self._is_free(row, owner):
                     yield row
 

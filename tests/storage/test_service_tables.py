@@ -11,11 +11,14 @@ from sqlalchemy import text
 from storage_support import Clock, Crew
 
 from autotune.errors import BadInput, LeaseLost, NameInUse
-from autotune.jobs import JobSpec, JobStatus
+from autotune.jobs import Job, JobSpec, JobStatus
+from autotune.storage import queue
 from autotune.storage.engine import create_engine
 from autotune.storage.owner import Owner
 from autotune.storage.records import Mark
+from autotune.storage.reading import read_job
 from autotune.storage.repository import Repository
+from autotune.storage.tables import JobRow
 from autotune.storage.tokens import Role
 
 MakeSpec = Callable[..., JobSpec]
@@ -68,6 +71,25 @@ class TestQueue:
             repository.create_job(make_spec(name), for_workers=True)
         taken = [name for each in at_once(claim_in_process, url) for name in each]
         assert sorted(taken) == sorted(names)
+
+    def test_who_asks_while_another_is_being_given_one_gets_the_next(
+        self, fresh_postgresql_url: str, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """PostgreSQL alone has two transactions at once."""
+        meanwhile: list[str | None] = []
+
+        def read_slowly(row: JobRow, driver: Owner | None) -> Job:
+            monkeypatch.undo()
+            with Repository(fresh_postgresql_url) as other:
+                meanwhile.extend(claimed(other) for _ in range(3))
+            return read_job(row, driver)
+
+        with Repository(fresh_postgresql_url) as repository:
+            for name in ("a", "b", "c"):
+                repository.create_job(make_spec(name), for_workers=True)
+            monkeypatch.setattr(queue, "read_job", read_slowly)
+            assert claimed(repository) == "a"
+        assert meanwhile == ["b", "c", None]
 
     def test_what_a_worker_left_behind_is_taken_up(
         self, repository: Repository, make_spec: MakeSpec, clock: Clock
