@@ -95,8 +95,8 @@ class Driver:
                 reused_from=reused_from,
             )
 
+        job = repository.set_status(lease, JobStatus.RUNNING)
         try:
-            job = repository.set_status(lease, JobStatus.RUNNING)
             listener(
                 JobStarted(
                     job.name,
@@ -146,15 +146,16 @@ class Driver:
         except (LeaseLost, StorageUnavailable):  # there is nothing left to write to
             raise
         except Exception as error:
-            repository.set_status(lease, *self.after(error))
+            self.give_up(lease, error)
             raise
 
-    def after(self, error: Exception) -> tuple[JobStatus, str]:
-        """What becomes of a job that ends like this, and why, in words."""
+    def give_up(self, lease: Lease, error: Exception) -> None:
+        """Write down what becomes of a job that ends like this, and why, in words."""
         words = str(error) if isinstance(error, AutotuneError) else f"{type(error).__name__}: {error}"
         if isinstance(error, NotNow) and self._when_interrupted == JobStatus.QUEUED:
-            return JobStatus.QUEUED, f"{words}; it is tried again"
-        return JobStatus.FAILED, words
+            self._record.repository.queue.put_back(lease, words)
+        else:
+            self._record.patient_repository.set_status(lease, JobStatus.FAILED, words)
 
     @contextmanager
     def shown_on_dashboard(self, problem: Problem) -> Iterator[None]:

@@ -3,10 +3,9 @@
 import logging
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 
 from autotune.driver import LEASE_S, Driver
-from autotune.errors import AutotuneError, LeaseLost, NotNow, StorageUnavailable
+from autotune.errors import AutotuneError, LeaseLost, StorageUnavailable
 from autotune.executors import EXECUTORS, ExecutorFactory
 from autotune.jobs import Job, JobStatus
 from autotune.record import Record
@@ -20,7 +19,7 @@ from autotune.storage.records import Lease
 POLL_S = 1.0
 """How often the queue is looked at while it is empty."""
 AGAIN_S = 5.0
-"""After the database could not be used, or a job found its devices taken."""
+"""After the database could not be used."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Worker:
         while not stop.is_set():
             try:
                 wait_s = 0.0 if self.work_once() else POLL_S
-            except (StorageUnavailable, NotNow) as error:
+            except StorageUnavailable as error:
                 logger.warning("%s; trying again in %g s", error, AGAIN_S)
                 wait_s = AGAIN_S
             stop.wait(wait_s)
@@ -57,7 +56,7 @@ class Worker:
     def work_once(self) -> bool:
         """Drive the job that has waited longest; return whether there was one.
 
-        How it ended is in the record. Raises StorageUnavailable, and NotNow for a job that waits again.
+        How it ended, or what it waits for, is in the record. Raises StorageUnavailable.
         """
         claimed = self._record.repository.queue.claim(Owner.current(), LEASE_S)
         if claimed is None:
@@ -68,7 +67,7 @@ class Worker:
             self._drive(job, lease)
         except LeaseLost as error:
             logger.info("job %s: %s", job.name, error)
-        except (StorageUnavailable, NotNow):
+        except StorageUnavailable:
             raise
         except AutotuneError as error:
             logger.info("job %s: %s", job.name, error)
@@ -79,19 +78,14 @@ class Worker:
         return True
 
     def _drive(self, job: Job, lease: Lease) -> None:
-        repository = self._record.repository
         with self._driver.releasing(lease):
             try:
                 problem = work_out(job.spec)
                 executor = self._executors[job.spec.executor](
                     problem.layout, job.spec.ray_address or self._ray_address
                 )
-            except KeyboardInterrupt:
-                with suppress(LeaseLost, StorageUnavailable):
-                    repository.set_status(lease, JobStatus.QUEUED)
-                raise
             except Exception as error:
-                repository.set_status(lease, *self._driver.after(error))
+                self._driver.give_up(lease, error)
                 raise
             with self._driver.shown_on_dashboard(problem), executor:
                 self._driver.drive(job, problem, lease, executor, self._teller(job))

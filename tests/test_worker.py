@@ -14,6 +14,7 @@ from autotune.errors import BadInput, ExecutionUnavailable, NotNow, StorageUnava
 from autotune.jobs import JobStatus
 from autotune.record import Record
 from autotune.service import Service
+from autotune.storage import queue
 from autotune.storage.owner import Owner
 from autotune.worker import Worker
 from trials.contract.outcome import Outcome
@@ -51,7 +52,7 @@ def test_a_submitted_job_is_driven_to_its_recommendation(url: str, service: Serv
     assert answer.status == JobStatus.FINISHED
     assert answer.recommendation is not None
     told = kinds(service)
-    assert told[:3] == ["status", "status", "status"]  # queued, taken, begun
+    assert told[:3] == ["status", "status", "started"]  # queued, running
     assert told.count("probe_started") == told.count("probe_ended")
     assert "standing" in told
     assert told[-1] == "status"
@@ -102,11 +103,26 @@ def test_a_worker_that_is_stopped_gives_its_job_back(url: str, service: Service)
     assert not {*interrupted.asked[:3]} & {*another.asked[:1]}  # it went on where the first one was
 
 
+def test_a_worker_that_is_stopped_as_it_begins_gives_its_job_back(url: str, service: Service) -> None:
+    service.submit(REQUEST)
+
+    def interrupted(layout, address):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Worker(Record(url), {"ray": interrupted}).work_once()
+    job = service.job("job")
+    assert (job.status, job.driver) == (JobStatus.QUEUED, None)
+    assert worker(url).work_once()
+    assert service.job("job").status == JobStatus.FINISHED
+
+
 def test_what_a_dead_worker_left_is_taken_up(url: str, service: Service) -> None:
     service.submit(REQUEST)
     gone = Owner.current().model_copy(update={"pid": 2**22 + 1})  # more than any process has
-    assert service._record.repository.queue.claim(gone, LEASE_S) is not None
-    assert service.job("job").status == JobStatus.RUNNING
+    left = service._record.repository.queue.claim(gone, LEASE_S)
+    assert left is not None
+    assert service._record.repository.set_status(left[1], JobStatus.RUNNING).status == JobStatus.RUNNING
     assert worker(url).work_once()
     assert service.job("job").status == JobStatus.FINISHED
 
@@ -184,8 +200,34 @@ def test_where_probes_cannot_run_the_job_fails_in_words_and_can_be_resumed(
     assert service.job("job").status == JobStatus.FINISHED
 
 
-def test_a_job_whose_devices_are_taken_waits_behind_the_others(url: str, service: Service) -> None:
+def test_who_watches_a_job_that_waits_is_told_once(
+    url: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is tried meanwhile, and of each new reason."""
+    monkeypatch.setattr(queue, "LEAST_PAUSE_S", 0.0)
+    monkeypatch.setattr(queue, "MOST_PAUSE_S", 0.0)
+    service.submit(REQUEST)
+    reasons = ["others use the devices"] * 4 + ["the cluster does not answer"] * 3
+
+    def executor(layout, address):
+        if reasons:
+            raise NotNow(reasons.pop(0))
+        return FakeExecutor()
+
+    at_work = Worker(Record(url), dict.fromkeys(("ray", "local"), executor))
+    for _ in range(7):
+        assert at_work.work_once()
+    assert kinds(service) == ["status"] * 3
+    assert service.job("job").reason == "the cluster does not answer; it is tried again"
+    assert at_work.work_once()
+    assert service.job("job").status == JobStatus.FINISHED
+
+
+def test_a_job_whose_devices_are_taken_waits_behind_the_others(
+    url: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For good, until somebody cancels it: devices come back."""
+    monkeypatch.setattr(queue, "LEAST_PAUSE_S", 0.0)
     for name in ("first", "second"):
         service.submit(changed(name=name))
     taken = True
@@ -196,8 +238,7 @@ def test_a_job_whose_devices_are_taken_waits_behind_the_others(url: str, service
         return FakeExecutor()
 
     at_work = Worker(Record(url), dict.fromkeys(("ray", "local"), executor))
-    with pytest.raises(NotNow):
-        at_work.work_once()
+    assert at_work.work_once()
     job = service.job("first")
     assert (job.status, job.reason) == (JobStatus.QUEUED, "others use the devices; it is tried again")
     taken = False

@@ -224,6 +224,7 @@ class Repository:
                 reused_from=reused_from,
             )
             session.add(row)
+            job.waiting_for = None
             return read_measurement(row)
 
     def measurements(self, job: Job) -> list[Measurement]:

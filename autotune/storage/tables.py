@@ -90,6 +90,12 @@ class JobRow(Base):
     """What its submission was marked with, so that the same one sent again makes no second job."""
     submission_digest: Mapped[str | None]
     """Of the request that was marked so."""
+    waiting_for: Mapped[str | None]
+    """Why it could not run when it was last tried, until something is measured for it."""
+    waiting_since: Mapped[datetime | None]
+    """When that was found first."""
+    due_at: Mapped[datetime | None]
+    """When it is tried again; null: at once."""
 
 
 class MeasurementRow(Base):

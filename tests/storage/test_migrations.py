@@ -37,7 +37,7 @@ def test_leaves_the_tables_of_optuna_alone(url: str) -> None:
     with engine.connect() as connection:
         ours = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
         optunas = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    assert ours == "0004"
+    assert ours == "0005"
     assert optunas != ours
     assert storage.get_all_studies() == []
 

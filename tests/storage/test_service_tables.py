@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,9 @@ from autotune.storage.reading import read_job
 from autotune.storage.repository import Repository
 from autotune.storage.tables import JobRow
 from autotune.storage.tokens import Role
+from trials.contract.config import TrainingConfig
+from trials.contract.messages import ProbeResult
+from trials.contract.outcome import Outcome, Phase
 
 MakeSpec = Callable[..., JobSpec]
 TTL_S = 30.0
@@ -42,13 +46,30 @@ def written_anew(url: str, name: str, **columns: str) -> None:
         )
 
 
+def put_back(
+    repository: Repository, clock: Clock, why: str, *, wait: bool = True, at_most_s: float = math.inf
+) -> float:
+    """Let a job find that it cannot run now; return how long it is left alone then."""
+    found = repository.queue.claim(ELSEWHERE, TTL_S)
+    assert found is not None
+    repository.queue.put_back(found[1], why, at_most_s)
+    repository.release(found[1])
+    began = clock.now
+    while wait and repository.job(found[0].name).status == JobStatus.QUEUED:
+        clock.advance(5.0)
+        if (again := repository.queue.claim(ELSEWHERE, TTL_S)) is not None:
+            repository.release(again[1])
+            break
+    return (clock.now - began).total_seconds()
+
+
 def claim_in_process(url: str) -> list[str]:
     """Every job that this process gets."""
     with Repository(url) as repository:
         names = []
         while (found := repository.queue.claim(Owner.current(), TTL_S)) is not None:
             job, lease = found
-            repository.set_status(lease, JobStatus.FINISHED)
+            repository.set_status(lease, JobStatus.FAILED)
             names.append(job.name)
         return names
 
@@ -97,7 +118,7 @@ class TestQueue:
         repository.create_job(make_spec(), for_workers=True)
         first = repository.queue.claim(ELSEWHERE, TTL_S)
         assert first is not None
-        assert first[0].status == JobStatus.RUNNING
+        repository.set_status(first[1], JobStatus.RUNNING)
         assert claimed(repository) is None
         clock.advance(TTL_S + 1)
         second = repository.queue.claim(ELSEWHERE, TTL_S)
@@ -149,9 +170,55 @@ class TestQueue:
         repository.create_job(make_spec(), for_workers=True)
         found = repository.queue.claim(ELSEWHERE, TTL_S)
         assert found is not None
+        repository.set_status(found[1], JobStatus.RUNNING)
         repository.set_status(found[1], JobStatus.QUEUED)
         repository.release(found[1])
         assert claimed(repository) == "tiny"
+
+    def test_a_job_that_waits_is_tried_after_pauses_that_grow(
+        self, repository: Repository, make_spec: MakeSpec, clock: Clock
+    ) -> None:
+        job = repository.create_job(make_spec(), for_workers=True)
+        pauses = []
+        for _ in range(9):
+            pauses.append(put_back(repository, clock, "others use the devices"))
+        assert pauses[:3] == [5.0, 5.0, 10.0]
+        assert pauses[-1] == queue.MOST_PAUSE_S
+        waits = repository.job(job.name)
+        assert (waits.status, waits.reason) == (JobStatus.QUEUED, "others use the devices; it is tried again")
+        assert len(repository.events.after(job)) == 2
+        assert put_back(repository, clock, "another reason") == 5.0
+
+    def test_a_job_that_went_on_waits_anew(
+        self, repository: Repository, make_spec: MakeSpec, clock: Clock
+    ) -> None:
+        repository.create_job(make_spec(), for_workers=True)
+        for _ in range(5):
+            put_back(repository, clock, "others use the devices")
+        _, lease = repository.queue.claim(ELSEWHERE, TTL_S)
+        result = ProbeResult(probe_id="tiny.0", outcome=Outcome.MEASURED, phase=Phase.DONE)
+        repository.commit_measurement(lease, 0, 0, key="k", config=TrainingConfig(), result=result)
+        repository.release(lease)
+        assert put_back(repository, clock, "others use the devices") == 5.0
+
+    def test_a_job_that_is_asked_for_anew_need_not_wait(
+        self, repository: Repository, make_spec: MakeSpec, clock: Clock
+    ) -> None:
+        job = repository.create_job(make_spec(), for_workers=True)
+        put_back(repository, clock, "others use the devices", wait=False)
+        assert claimed(repository) is None
+        repository.set_status(job, JobStatus.FAILED)
+        repository.queue.requeue(job)
+        assert claimed(repository) == "tiny"
+
+    def test_a_job_waits_no_longer_than_it_may(
+        self, repository: Repository, make_spec: MakeSpec, clock: Clock
+    ) -> None:
+        job = repository.create_job(make_spec(), for_workers=True)
+        while repository.job(job.name).status == JobStatus.QUEUED:
+            put_back(repository, clock, "no node has the devices", at_most_s=600.0)
+        assert repository.job(job.name).reason == "no node has the devices"
+        assert 600.0 <= (clock.now - job.created_at).total_seconds() < 600.0 + 2 * queue.MOST_PAUSE_S
 
     def test_a_paused_job_waits_until_it_is_asked_for(
         self, repository: Repository, make_spec: MakeSpec
@@ -164,7 +231,7 @@ class TestQueue:
         assert claimed(repository) is None
         assert repository.queue.requeue(job).status == JobStatus.QUEUED
         assert claimed(repository) == "tiny"
-        with pytest.raises(BadInput, match="is running; one that is paused or has failed can be resumed"):
+        with pytest.raises(BadInput, match="is queued; one that is paused or has failed can be resumed"):
             repository.queue.requeue(job)
 
     def test_a_cancelled_job_is_not_handed_out(self, repository: Repository, make_spec: MakeSpec) -> None:
@@ -197,11 +264,10 @@ class TestEvents:
         told = repository.events.after(job)
         assert [(event.kind, event.data) for event in told] == [
             ("status", {"status": "queued", "reason": None}),
-            ("status", {"status": "running", "reason": None}),
             ("probe", {"trial": 0}),
             ("status", {"status": "failed", "reason": "out of paper"}),
         ]
-        assert repository.events.after(job, told[1].id) == told[2:]
+        assert repository.events.after(job, told[0].id) == told[1:]
         assert repository.events.after(job, limit=1) == told[:1]
         assert repository.events.last_id(job) == told[-1].id
         assert len(repository.events.after(other)) == 1
