@@ -1,13 +1,14 @@
 """`Driver`: takes a job from wherever it stands to its end, under a lease."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import MappingProxyType
 
-from autotune.errors import AutotuneError, JobBusy, LeaseLost, NotNow, StorageUnavailable
+from autotune.errors import AutotuneError, JobBusy, LeaseLost, NotHereYet, NotNow, StorageUnavailable
 from autotune.execution.executor import Executor
 from autotune.hardware.catalog import require_same
 from autotune.jobs import Job, JobStatus
@@ -33,6 +34,13 @@ from trials.contract.messages import ProbeResult
 
 LEASE_S = 120.0
 """A driver on another machine that has not renewed its lease for so long counts as dead."""
+WAITS_S: Mapping[type[AutotuneError], float] = MappingProxyType(
+    {
+        NotNow: math.inf,
+        NotHereYet: 600.0,  # a machine that is started anew is back by then
+    }
+)
+"""How long a job that a worker took waits for what it lacks; it fails at once of all else."""
 INTERRUPTED: Mapping[JobStatus, str] = MappingProxyType(
     {
         JobStatus.PAUSED: "interrupted; `autotune resume` goes on",
@@ -152,8 +160,9 @@ class Driver:
     def give_up(self, lease: Lease, error: Exception) -> None:
         """Write down what becomes of a job that ends like this, and why, in words."""
         words = str(error) if isinstance(error, AutotuneError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, NotNow) and self._when_interrupted == JobStatus.QUEUED:
-            self._record.repository.queue.put_back(lease, words)
+        longest_s = next((seconds for kind, seconds in WAITS_S.items() if isinstance(error, kind)), None)
+        if longest_s is not None and self._when_interrupted == JobStatus.QUEUED:
+            self._record.repository.queue.put_back(lease, words, longest_s)
         else:
             self._record.patient_repository.set_status(lease, JobStatus.FAILED, words)
 

@@ -7,6 +7,7 @@ AutotuneError                     exit code
 │   ├── NoSuchJob
 │   ├── JobBusy                       another driver has the job
 │   └── NotHere                       GPUs that no worker has
+│       └── NotHereYet                of a cluster, whose nodes may be restarting
 ├── NothingFits                   3   no configuration under the ceiling
 ├── NothingMeasured               4   no probe came back with a figure
 └── MachineFault                  1   ours or the machine's
@@ -42,6 +43,10 @@ class JobBusy(UserError):
 
 
 class NotHere(UserError):
+    pass
+
+
+class NotHereYet(NotHere):
     pass
 
 

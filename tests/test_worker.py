@@ -9,8 +9,8 @@ import pytest
 from fakes import FakeExecutor
 from small_job import REQUEST, changed, service_with
 
-from autotune.driver import LEASE_S
-from autotune.errors import BadInput, ExecutionUnavailable, NotNow, StorageUnavailable
+from autotune import driver
+from autotune.errors import BadInput, ExecutionUnavailable, NotHere, NotHereYet, NotNow, StorageUnavailable
 from autotune.jobs import JobStatus
 from autotune.record import Record
 from autotune.service import Service
@@ -120,7 +120,7 @@ def test_a_worker_that_is_stopped_as_it_begins_gives_its_job_back(url: str, serv
 def test_what_a_dead_worker_left_is_taken_up(url: str, service: Service) -> None:
     service.submit(REQUEST)
     gone = Owner.current().model_copy(update={"pid": 2**22 + 1})  # more than any process has
-    left = service._record.repository.queue.claim(gone, LEASE_S)
+    left = service._record.repository.queue.claim(gone, driver.LEASE_S)
     assert left is not None
     assert service._record.repository.set_status(left[1], JobStatus.RUNNING).status == JobStatus.RUNNING
     assert worker(url).work_once()
@@ -246,6 +246,32 @@ def test_a_job_whose_devices_are_taken_waits_behind_the_others(
     assert service.job("second").status == JobStatus.FINISHED
     assert at_work.work_once()
     assert service.job("first").status == JobStatus.FINISHED
+
+
+def test_a_job_waits_a_while_for_nodes_that_a_cluster_lacks(
+    url: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be restarting; what this machine lacks does not come back."""
+    monkeypatch.setattr(queue, "LEAST_PAUSE_S", 0.0)
+    service.submit(REQUEST)
+    lack: type[NotHere] = NotHereYet
+
+    def executor(layout, address):
+        raise lack("no node has the devices")
+
+    at_work = Worker(Record(url), {"ray": executor})
+    assert at_work.work_once()
+    job = service.job("job")
+    assert (job.status, job.reason) == (JobStatus.QUEUED, "no node has the devices; it is tried again")
+    monkeypatch.setattr(driver, "WAITS_S", {NotHereYet: 0.0})
+    assert at_work.work_once()
+    job = service.job("job")
+    assert (job.status, job.reason) == (JobStatus.FAILED, "no node has the devices")
+    monkeypatch.undo()
+    service.requeue("job")
+    lack = NotHere
+    assert at_work.work_once()
+    assert service.job("job").status == JobStatus.FAILED
 
 
 def test_workers_share_the_jobs(url: str, service: Service) -> None:

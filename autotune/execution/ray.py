@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from autotune.errors import ExecutionUnavailable, NotHere, NotNow
+from autotune.errors import ExecutionUnavailable, NotHere, NotHereYet, NotNow
 from autotune.execution.executor import LaneExecutor, Layout
 from autotune.execution.ray_head import RayHead
 from autotune.execution.shipping import MAX_BYTES, Files, python_files
@@ -270,7 +270,9 @@ class RayExecutor(LaneExecutor):
     """Starts a local Ray, or joins the cluster at `address`, and leaves it when closed."""
 
     def __init__(self, layout: Layout, address: str | None = None) -> None:
-        """Raises ExecutionUnavailable when Ray cannot be reached, NotHere when no worker has the devices."""
+        """Raises ExecutionUnavailable when Ray cannot be reached, NotHere when no worker has the devices,
+        and NotNow and NotHereYet of a cluster at `address`.
+        """
         self._head: RayHead | None = None
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # As `init` does itself, but only after a warning that the local cluster demands a token.
@@ -292,11 +294,9 @@ class RayExecutor(LaneExecutor):
                 f"Ray cannot be reached {where}: {_first_line(error)}; check --ray-address (and "
                 "RAY_AUTH_MODE, should the cluster demand a token), or use --executor local"
             ) from error
-        try:
-            _require(layout, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        except NotHere:
+        if lack := _lack(layout, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
             self._leave()
-            raise
+            raise (NotHereYet if address else NotHere)(lack)
         super().__init__([RayLane(layout, sends_files=address is not None) for _ in range(layout.num_slots)])
 
     def close(self) -> None:
@@ -338,17 +338,18 @@ def _check_port(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
-def _require(layout: Layout, nodes: list[Mapping[str, float]]) -> None:
-    """Raise NotHere unless enough nodes have the devices of at least one probe."""
+def _lack(layout: Layout, nodes: list[Mapping[str, float]]) -> str | None:
+    """A sentence where too few nodes have the devices of a probe."""
     resource = "GPU" if layout.device == "cuda" else "CPU"
     enough = [node for node in nodes if node.get(resource, 0) >= layout.ranks_per_node]
-    if len(enough) < layout.num_nodes:
-        have = ", ".join(f"{node.get(resource, 0):g}" for node in nodes) or "none"
-        raise NotHere(
-            f"no worker has what a probe needs: {layout.num_nodes} × {layout.ranks_per_node} {resource}, "
-            f"while the nodes of the Ray cluster have {have}; start workers that do, "
-            "or use `autotune plan` for a forecast without them"
-        )
+    if len(enough) >= layout.num_nodes:
+        return None
+    have = ", ".join(f"{node.get(resource, 0):g}" for node in nodes) or "none"
+    return (
+        f"no worker has what a probe needs: {layout.num_nodes} × {layout.ranks_per_node} {resource}, "
+        f"while the nodes of the Ray cluster have {have}; start workers that do, "
+        "or use `autotune plan` for a forecast without them"
+    )
 
 
 def _words(resources: Mapping[str, int]) -> str:

@@ -27,7 +27,7 @@ from execution.watching import (
 )
 from probes import FACTORIES, factory_model, probe
 
-from autotune.errors import ExecutionUnavailable, NotHere
+from autotune.errors import ExecutionUnavailable, NotHereYet
 from autotune.execution.executor import Executor, Layout
 from autotune.execution.ray import RayExecutor
 from autotune.execution.shipping import Files, python_files
@@ -155,7 +155,7 @@ def node_of(supervisor: psutil.Process) -> psutil.Process:
     ids=["nodes that are larger", "more nodes", "GPUs"],
 )
 def test_devices_that_no_worker_has_are_not_here(address: str, layout: Layout) -> None:
-    with pytest.raises(NotHere, match="plan"):
+    with pytest.raises(NotHereYet, match="plan"):
         RayExecutor(layout, address)
     assert not ray.is_initialized()
 
