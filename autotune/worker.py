@@ -88,15 +88,15 @@ class Worker:
                 self._driver.give_up(lease, error)
                 raise
             with self._driver.shown_on_dashboard(problem), executor:
-                self._driver.drive(job, problem, lease, executor, self._teller(job))
+                self._driver.drive(job, problem, lease, executor, self._teller(lease))
 
-    def _teller(self, job: Job) -> Listener:
+    def _teller(self, lease: Lease) -> Listener:
         """Writes down what happens for those who watch."""
         events = patient(self._record.repository.events)
 
         def tell(event: Event) -> None:
             kind, data = progress(event)
             write = events.replace if kind == LOG else events.append
-            write(job.id, kind, data)
+            write(lease, kind, data)
 
         return tell

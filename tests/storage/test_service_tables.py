@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,12 @@ from autotune.errors import BadInput, LeaseLost, NameInUse
 from autotune.jobs import Job, JobSpec, JobStatus
 from autotune.storage import queue
 from autotune.storage.engine import create_engine
+from autotune.storage.leases import driven
 from autotune.storage.owner import Owner
 from autotune.storage.records import Mark
 from autotune.storage.reading import read_job
-from autotune.storage.repository import Repository
-from autotune.storage.tables import JobRow
+from autotune.storage.repository import Repository, utc_now
+from autotune.storage.tables import EventRow, JobRow
 from autotune.storage.tokens import Role
 from trials.contract.config import TrainingConfig
 from trials.contract.messages import ProbeResult
@@ -259,7 +261,7 @@ class TestEvents:
         job, other = (repository.create_job(make_spec(name), for_workers=True) for name in ("a", "b"))
         found = repository.queue.claim(ELSEWHERE, TTL_S)
         assert found is not None
-        repository.events.append(job.id, "probe", {"trial": 0})
+        repository.events.append(found[1], "probe", {"trial": 0})
         repository.set_status(found[1], JobStatus.FAILED, "out of paper")
         told = repository.events.after(job)
         assert [(event.kind, event.data) for event in told] == [
@@ -271,6 +273,43 @@ class TestEvents:
         assert repository.events.after(job, limit=1) == told[:1]
         assert repository.events.last_id(job) == told[-1].id
         assert len(repository.events.after(other)) == 1
+
+    def test_a_driver_that_lost_its_job_tells_nothing(
+        self, repository: Repository, make_spec: MakeSpec, clock: Clock
+    ) -> None:
+        job = repository.create_job(make_spec(), for_workers=True)
+        lost = repository.queue.claim(ELSEWHERE, TTL_S)
+        assert lost is not None
+        clock.advance(TTL_S)
+        found = repository.queue.claim(next(MORE_ELSEWHERE), TTL_S)
+        assert found is not None
+        repository.events.append(found[1], "log", {"text": "theirs"})
+        told = repository.events.after(job)
+        for write in (repository.events.append, repository.events.replace):
+            with pytest.raises(LeaseLost):
+                write(lost[1], "log", {"text": "late"})
+        assert repository.events.after(job) == told
+        repository.events.replace(found[1], "log", {"text": "later"})
+        assert [event.data for event in repository.events.after(job)[1:]] == [{"text": "later"}]
+
+    def test_what_happened_later_is_seen_later(self, fresh_postgresql_url: str, make_spec: MakeSpec) -> None:
+        """PostgreSQL gives an event its id before it is committed, and may commit another before it: who has
+        seen the later one would never ask for the earlier.
+        """
+        with Repository(fresh_postgresql_url) as repository:
+            job = repository.create_job(make_spec(), for_workers=True)
+            found = repository.queue.claim(ELSEWHERE, TTL_S)
+            assert found is not None
+            for number in range(2):
+                repository.events.append(found[1], "probe", {"trial": number})
+            with ThreadPoolExecutor(1) as threads, repository._transaction() as session:
+                driven(session, found[1], utc_now())
+                later = threads.submit(repository.events.append, found[1], "probe", {"trial": 3})
+                assert wait([later], timeout=0.5).done == set()
+                session.add(EventRow(job_id=job.id, kind="probe", data={"trial": 2}, created_at=utc_now()))
+                session.commit()
+                later.result(10)
+            assert [event.data["trial"] for event in repository.events.after(job)[1:]] == [0, 1, 2, 3]
 
 
 class TestSummaries:
