@@ -17,7 +17,7 @@ from autotune.web.dashboard import ShownStorage, dashboard
 from autotune.web.guards import LOOPBACK_HOSTS, BodyLimit, KnownHosts, SameSite, SecurityHeaders
 from autotune.web.metrics import Metrics, Timed, operations
 from autotune.web.pages import pages
-from autotune.web.problem import answer_with_problems
+from autotune.web.problem import Problems, answer_with_problems
 from autotune.web.setup import Setup
 
 ABOUT = """Submit a model and GPUs; watch real training probes search for the fastest configuration under a
@@ -71,6 +71,7 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
     app.add_middleware(SameSite)
     app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes)
     app.add_middleware(KnownHosts, hosts=(*LOOPBACK_HOSTS, *settings.known_hosts))
+    app.add_middleware(Problems)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(GZipMiddleware, minimum_size=LEAST_COMPRESSED_BYTES, compresslevel=COMPRESSION)
     app.add_middleware(Timed, metrics=metrics)

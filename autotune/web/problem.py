@@ -1,6 +1,8 @@
 """Errors as application/problem+json (RFC 9457)."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -8,12 +10,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, StorageUnavailable
 from autotune.problems import PREFIX, status_of, type_of
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FIELDS = 20
+
+logger = logging.getLogger(__name__)
 
 
 def problem(
@@ -35,17 +40,33 @@ def problem(
     return JSONResponse(body, status, dict(headers or {}), MEDIA_TYPE)
 
 
+@dataclass(frozen=True)
+class Problems:
+    """Answers our exceptions with problems, whether a handler raises them or what stands before it."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except AutotuneError as error:
+            await _of_ours(error)(scope, receive, send)
+
+
 def answer_with_problems(app: FastAPI) -> None:
-    """Have `app` answer every exception with one."""
-    app.add_exception_handler(AutotuneError, _of_ours)
+    """Have `app` answer FastAPI's exceptions, and Starlette's, with problems."""
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(Exception, _of_a_fault)
 
 
-async def _of_ours(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, AutotuneError)
-    return problem(status_of(error), type_of(error).removeprefix(PREFIX), str(error))
+def _of_ours(error: AutotuneError) -> JSONResponse:
+    name = type_of(error).removeprefix(PREFIX)
+    if isinstance(error, StorageUnavailable):
+        # Its words tell where the database is, and tokens are looked up in it: anybody may be asking.
+        logger.warning("%s", error)
+        return problem(status_of(error), name, "the database does not answer; the server's log says more")
+    return problem(status_of(error), name, str(error))
 
 
 async def _of_validation(_: Request, error: Exception) -> JSONResponse:

@@ -4,7 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 from web_support import JOB, JSON, Open
 
-from autotune.errors import BadInput
+from autotune.errors import BadInput, StorageUnavailable
 from autotune.service import Service
 from autotune.serving import is_loopback, serve
 from autotune.settings import Settings
@@ -68,6 +68,21 @@ def test_roles(open_server: Open, service: Service, role: str, may_submit: bool)
         assert "role submit" in answer.json()["detail"]
     service.revoke_token("somebody")
     assert client.get("/v1/jobs", headers=headers).status_code == 401
+
+
+def test_a_database_that_is_away_is_no_fault_of_a_token(
+    open_server: Open, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client asks again after a 503, and after no other of these."""
+
+    def away(token: str) -> None:
+        raise StorageUnavailable("cannot reach postgresql://db.internal/autotune")
+
+    monkeypatch.setattr(service, "role_of", away)
+    answer = open_server(open_to_all=False).get("/v1/jobs", headers=bearer("some"))
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:autotune:problem:storage-unavailable"
+    assert "db.internal" not in answer.text, "whoever has no token is not told where the database is"
 
 
 def test_a_page_sends_those_without_a_token_to_the_login(client: TestClient) -> None:
