@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,7 +57,7 @@ class KnownHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and "*" not in self.hosts:
-            name = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+            name = _split(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
             if name.lower() not in self.hosts:
                 detail = f"this server is not known as {name[:80]!r}; name it in AUTOTUNE_HOSTS"
                 await problem(421, "misdirected", detail)(scope, receive, send)
@@ -84,7 +84,15 @@ def _is_cross_site(scope: Scope) -> bool:
     if site := headers.get("sec-fetch-site"):
         return site not in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+    return origin is not None and _split(origin).netloc != headers.get("host")
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of `url`; empty ones where it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 class _TooLarge(Exception):

@@ -14,7 +14,9 @@ def test_it_is_asked_by_the_names_of_this_machine(client: TestClient, host: str)
     assert client.get("/healthz", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "127.0.0.1@evil.example"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "", "127.0.0.1@evil.example", "["]
+)
 def test_no_other_name_is_answered(client: TestClient, host: str) -> None:
     answer = client.get("/healthz", headers={"Host": host})
     assert answer.status_code == 421
@@ -36,6 +38,7 @@ def test_more_names_are_a_setting(open_server: Open) -> None:
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:9999"},
+        {"Origin": "http://["},
     ],
 )
 def test_another_sites_page_changes_nothing(client: TestClient, headers: dict[str, str]) -> None:
