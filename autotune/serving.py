@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 def serve(settings: Settings, host: str, port: int, num_workers: int) -> None:
     """Serve until SIGINT or SIGTERM; running jobs go back to the queue then.
 
-    Raises BadInput for an address that others can reach while no token is set, StorageUnavailable where the
-    database cannot be used.
+    Raises BadInput where others can reach it while no token is set, StorageUnavailable where the database
+    cannot be used.
     """
-    is_private = is_loopback(host)
+    reached = _reached_by_others(settings, host)
     with Service(settings.storage) as service:
-        app = create_app(service, settings, open_to_all=is_private)
-        if not is_private and settings.token is None and not service.tokens():
+        app = create_app(service, settings, open_to_all=reached is None)
+        if reached is not None and settings.token is None and not service.tokens():
             raise BadInput(
-                f"on {host} others can reach this server, so it needs a token: set AUTOTUNE_TOKEN, or "
+                f"{reached} others can reach this server, so it needs a token: set AUTOTUNE_TOKEN, or "
                 "make one with `autotune tokens --add NAME`"
             )
         config = uvicorn.Config(
@@ -76,6 +76,13 @@ class _Server(uvicorn.Server):
                     host, port = listening.getsockname()[:2]
                     shown = f"[{host}]" if ":" in host else host
                     print(f"autotune serves on http://{shown}:{port}", flush=True)
+
+
+def _reached_by_others(settings: Settings, host: str) -> str | None:
+    """How, where they do: by an address, or by a name that a proxy on this machine hands on."""
+    if not is_loopback(host):
+        return f"on {host}"
+    return f"as {settings.hosts} (AUTOTUNE_HOSTS)" if settings.known_hosts else None
 
 
 def is_loopback(host: str) -> bool:

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     token: SecretStr | None = None
     """Allows everything; others, with less to them, are in the database (`autotune tokens`)."""
     hosts: str = ""
-    """Names, besides this machine's own, that the server is asked by: with commas, or `*` for any."""
+    """Names, besides localhost, that the server is asked by: with commas, or `*` for any."""
     factories: str = ""
     """Models as package.module:callable that may be asked for over HTTP, with commas: that code runs here."""
     executor: Literal["ray", "local"] = "ray"

@@ -18,8 +18,9 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen on. Others than this machine's own need a token (AUTOTUNE_TOKEN, or "
-            "`autotune tokens`), and the names that the server is asked by in AUTOTUNE_HOSTS.",
+            help="Address to listen on. Where others reach the server, by another address than this "
+            "machine's own or by a name in AUTOTUNE_HOSTS, it needs a token (AUTOTUNE_TOKEN, or "
+            "`autotune tokens`).",
             metavar="ADDRESS",
         ),
     ] = "127.0.0.1",

@@ -1,6 +1,7 @@
 """Who may do what: tokens by header and by cookie, and nobody without one but on this machine."""
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 from web_support import JOB, JSON, Open
 
@@ -125,9 +126,16 @@ def test_which_addresses_only_this_machine_reaches(host: str, private: bool) -> 
     assert is_loopback(host) == private
 
 
-def test_an_address_that_others_reach_needs_a_token(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("host", "hosts"), [("0.0.0.0", ""), ("127.0.0.1", "tuner.example"), ("127.0.0.1", "*")]
+)
+def test_a_server_that_others_reach_needs_a_token(
+    url: str, monkeypatch: pytest.MonkeyPatch, host: str, hosts: str
+) -> None:
+    """By its address, or by a name that a proxy before it hands on."""
     monkeypatch.delenv("AUTOTUNE_TOKEN", raising=False)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: pytest.fail("it serves"))
     with pytest.raises(
         BadInput, match="needs a token: set AUTOTUNE_TOKEN, or make one with `autotune tokens"
     ):
-        serve(Settings(storage=url), "0.0.0.0", 0, 0)
+        serve(Settings(storage=url, hosts=hosts), host, 0, 0)
