@@ -43,7 +43,7 @@ def find(name: str) -> Entry:
         aliases = [alias for row in _rows() for alias in row["aliases"]]
         close = get_close_matches(shown.upper(), [*names, *aliases], n=1)
         raise BadInput(
-            f"no GPU called {shown!r} is in the catalogue, though an inventory file can describe one"
+            f"no GPU called {shown!r} is in the catalogue, though an inventory can describe one"
             f"{nearest(shown, close or names, otherwise=LISTED_BY)}"
         )
     return _entry(row)

@@ -22,8 +22,15 @@ FORMS = (
 
 
 def parse_inventory(gpus: str | Mapping[str, Any], ray_address: str | None = None) -> Inventory:
-    """Read `auto`, `H100:8`, `2x8xH100-80GB` (nodes × GPUs of a node × GPU), `cpu:2`, an inventory file, or
-    an object: what such a file holds, or what `Inventory.to_dict` gave.
+    """Read an inventory file, or what `sent_inventory` does. Raises as that does."""
+    if isinstance(gpus, str) and (path := Path(gpus.strip())).suffix.lower() in READERS:
+        return read_inventory(path)
+    return sent_inventory(gpus, ray_address)
+
+
+def sent_inventory(gpus: str | Mapping[str, Any], ray_address: str | None = None) -> Inventory:
+    """Read `auto`, `H100:8`, `2x8xH100-80GB` (nodes × GPUs of a node × GPU), `cpu:2`, or an object: what an
+    inventory file holds, or what `Inventory.to_dict` gave. Whatever somebody sends, no file is looked at.
 
     `auto` and `cpu` ask the Ray cluster at `ray_address`, else this machine; a cluster that lacks such nodes
     is for the executor to refuse. Raises ExecutionUnavailable where the cluster does not answer, and BadInput
@@ -34,13 +41,11 @@ def parse_inventory(gpus: str | Mapping[str, Any], ray_address: str | None = Non
     text = gpus.strip()
     if text.lower() == "auto":
         return detect(ray_address)
-    if Path(text).suffix.lower() in READERS:
-        return read_inventory(Path(text))
     match = next(filter(None, (form.fullmatch(text) for form in FORMS)), None)
     if match is None:
         raise BadInput(
             f"{text[:80]!r} names no GPUs; write auto, H100:8, 2x8xH100 (nodes x GPUs x kind), cpu:2,"
-            f" or a file ending in {', '.join(READERS)}"
+            " or give an inventory of your own"
         )
     parts = {"nodes": "1", "gpus": "1"} | match.groupdict()
     num_nodes = _count(parts["nodes"], MAX_NODES, "nodes")

@@ -1,15 +1,13 @@
 """What clients post, checked field by field: names only, never a path of this machine."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autotune.errors import BadInput
-from autotune.hardware.inventory_file import READERS
-from autotune.hardware.parse import parse_inventory
+from autotune.hardware.parse import sent_inventory
 from autotune.hardware.sizes import parse_size
 from autotune.models import presets
 from autotune.request import PlanRequest, TuneRequest
@@ -82,13 +80,9 @@ class Question(BaseModel):
 
     @field_validator("gpus")
     @classmethod
-    def _no_file(cls, given: Any) -> Any:
-        if isinstance(given, str) and (
-            PurePath(given).suffix.lower() in READERS or "/" in given or "\\" in given
-        ):
-            raise ValueError("names a file; send the inventory itself as an object")
+    def _known_gpus(cls, given: Any) -> Any:
         if given != "auto":
-            _checked(parse_inventory, given)
+            _checked(sent_inventory, given)
         return given
 
     @field_validator("ceiling")

@@ -3,6 +3,7 @@
 import json
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from autotune.errors import BadInput
 from autotune.hardware.cpu import cpu_memory_bytes
 from autotune.hardware.inventory import Inventory
-from autotune.hardware.parse import parse_inventory
+from autotune.hardware.inventory_file import READERS
+from autotune.hardware.parse import parse_inventory, sent_inventory
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,17 @@ def test_as_the_user_writes_it(text, name, num_nodes, gpus_per_node):
 def test_what_names_no_inventory(text, reason):
     with pytest.raises(BadInput, match=reason):
         parse_inventory(text)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("around", ["{}", " {}", "{} ", "{}\n"])
+def test_no_text_that_is_sent_names_a_file(tmp_path, monkeypatch, suffix, around):
+    """Nor is one taken that would name a file where a job's words are read again."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "H100", "8xH100", "cpu"):
+        Path(name + suffix).write_text(JSON)
+        with pytest.raises(BadInput, match="no GPU called"):
+            sent_inventory(around.format(name + suffix))
 
 
 @given(st.text(max_size=30))

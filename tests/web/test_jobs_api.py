@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +173,22 @@ def test_and_with_a_plan(client: TestClient, change: dict[str, Any], field: str)
     answer = client.post("/v1/plans", json={**JSON, **change})
     assert 400 <= answer.status_code < 500, answer.text
     assert not field or answer.json()["errors"][0]["field"].startswith(field)
+
+
+@pytest.mark.parametrize("name", ["inv.yaml", "inv.yaml ", " inv.yaml\n", "./inv.yaml", "inv.YML", "folder"])
+@pytest.mark.parametrize("field", ["model", "gpus", "space"])
+def test_no_file_of_the_server_is_read(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("inv.yaml", "inv.YML", "folder/config.json"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text('{"model_type": "hush"}')
+    answer = client.post("/v1/jobs", json={**JOB, field: name})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.json()["errors"][0]["field"].startswith(field)
+    for told in ("hush", "model_type", "must hold", "nodes", "no such file"):
+        assert told not in answer.text
 
 
 @pytest.mark.parametrize(
