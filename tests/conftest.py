@@ -5,6 +5,7 @@ import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -50,8 +51,21 @@ def postgresql_url() -> Iterator[str]:
 @pytest.fixture
 def fresh_postgresql_url(postgresql_url: str) -> Iterator[str]:
     """A new, empty database on that server."""
+    with fresh_database(postgresql_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def postgresql_url_of_module(postgresql_url: str) -> Iterator[str]:
+    """One that the tests of a module share."""
+    with fresh_database(postgresql_url) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(server_url: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
-    url = sqlalchemy.make_url(postgresql_url).set(drivername="postgresql+psycopg")
+    url = sqlalchemy.make_url(server_url).set(drivername="postgresql+psycopg")
     server = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
     with server.connect() as connection:
         connection.exec_driver_sql(f'CREATE DATABASE "{name}"')

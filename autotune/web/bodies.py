@@ -1,6 +1,6 @@
 """What clients post, checked field by field: names only, never a path of this machine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -77,6 +77,14 @@ class Question(BaseModel):
     ] = {}
     global_batch_size: Annotated[int | None, Field(ge=1, le=2**31)] = None
     global_batch_tolerance: Share = 0.10
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _kept_by_databases(cls, given: Any) -> Any:
+        for text in _texts(given):
+            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(f"{text[:80]!r} has NUL in it or half a character, which no database keeps")
+        return given
 
     @field_validator("gpus")
     @classmethod
@@ -208,6 +216,19 @@ class JobBody(Question):
             executor=self.executor or executor,
             ray_address=ray_address,
         )
+
+
+def _texts(given: Any) -> Iterator[str]:
+    """Every string in what JSON gave, keys too; it may be nested deeper than a recursion would get."""
+    waiting = [given]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, Mapping):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
 
 
 def _checked(parse: Callable[..., object], *given: object) -> None:

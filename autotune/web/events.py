@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
+from pydantic import Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from autotune.errors import MachineFault
 from autotune.jobs import Job, JobStatus
 from autotune.service import Service
-from autotune.web.setup import Name, Wired
+from autotune.web.setup import MOST_ID, Name, Wired
 
 POLL_S = 0.5
 PING_S = 15
@@ -20,21 +21,21 @@ ENDED = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-EventId = Annotated[int, Query(ge=0, lt=2**63, description="Only what happened after the event of this id.")]
+Id = Annotated[int, Field(ge=0, le=MOST_ID, description="Only what happened after the event of this id.")]
 
 
 @router.get("/{name}/events", summary="What happens to it, as it happens", response_class=EventSourceResponse)
 async def events(
     name: Name,
     service: Wired,
-    after: EventId = 0,
-    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{0,18}$")] = None,
+    after: Annotated[Id, Query()] = 0,
+    last_event_id: Annotated[Id | None, Header()] = None,
 ) -> EventSourceResponse:
     """Server-sent events: status, started, probe_started, probe_ended, standing. From the beginning, or after
     the event that the client had last. The stream ends with a job that has ended.
     """
     job = await run_in_threadpool(service.job, name)
-    seen = int(last_event_id) if last_event_id else after
+    seen = after if last_event_id is None else last_event_id
     return EventSourceResponse(_stream(service, job, seen), ping=PING_S)
 
 

@@ -13,7 +13,7 @@ from autotune.report.answer import Answer
 from autotune.report.explanation import JobExplanation
 from autotune.report.job_view import JobView
 from autotune.web.bodies import JobBody
-from autotune.web.setup import Here, Name, Wired
+from autotune.web.setup import MOST_ID, Here, Name, Wired
 from autotune.web.views import CandidateList, Export, ExportList, JobList, TrialList
 
 MOST_KEY_CHARACTERS = 200
@@ -53,14 +53,12 @@ def submit(
 def list_jobs(
     service: Wired,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 50,
-    before: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="`next` of a page.")] = None,
+    before: Annotated[int | None, Query(ge=0, le=MOST_ID, description="`next` of a page.")] = None,
     status: JobStatus | None = None,
-    q: Annotated[str, Query(max_length=63, description="Part of a name.")] = "",
+    q: Annotated[str, Query(max_length=63, pattern=r"^[^\x00]*$", description="Part of a name.")] = "",
 ) -> JobList:
     """Latest first."""
-    found = service.summaries(
-        limit=limit + 1, before=None if before is None else int(before), status=status, named=q
-    )
+    found = service.summaries(limit=limit + 1, before=before, status=status, named=q)
     page = found[:limit]
     return JobList(jobs=page, next=str(page[-1].id) if len(found) > limit else None)
 

@@ -24,6 +24,9 @@ def service_of(request: Request) -> Service:
     return setup_of(request).service
 
 
+MOST_ID = 2**31 - 1
+"""Ids of jobs and events are 32 bits in PostgreSQL, which takes a larger figure for a fault."""
+
 Here = Annotated[Setup, Depends(setup_of)]
 Wired = Annotated[Service, Depends(service_of)]
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="The job's name.")]

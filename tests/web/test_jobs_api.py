@@ -192,7 +192,9 @@ def test_no_file_of_the_server_is_read(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"null", b"[]", b'"llama"', b"\xff", b"{" * 100_000, b'{"model": NaN}'], ids=repr
+    "body",
+    [b"", b"{", b"null", b"[]", b'"llama"', b"\xff", b"{" * 100_000, b'{"model": NaN}', b'{"\\ud800": 1}'],
+    ids=repr,
 )
 def test_what_is_no_submission_at_all(client: TestClient, body: bytes) -> None:
     answer = client.post("/v1/jobs", content=body[:100_000], headers={"Content-Type": "application/json"})

@@ -1,7 +1,6 @@
 """Whatever the OpenAPI document allows, and much that it does not, is answered and never by a fault."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import schemathesis
@@ -17,17 +16,27 @@ from autotune.settings import Settings
 from autotune.web.app import create_app
 from autotune.worker import Worker
 
-EXAMPLES = 12
+EXAMPLES = {"sqlite": 12, "postgresql": 6}
 """Of each operation."""
 STREAMS = "/v1/jobs/{name}/events"
 """Ends with its job, and so with no job that is made here."""
 
 
+@pytest.fixture(scope="module", params=list(EXAMPLES))
+def database(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
 @pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.schemas.BaseSchema]:
+def schema(
+    database: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[schemathesis.schemas.BaseSchema]:
     """Of an app with a finished job and one that waits."""
-    folder: Path = tmp_path_factory.mktemp("schemathesis")
-    url = f"sqlite:///{folder / 'jobs.db'}"
+    if database == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('schemathesis') / 'jobs.db'}"
+    else:
+        url = request.getfixturevalue("postgresql_url_of_module")
     with service_with(url, FakeExecutor()) as service:
         fill(service, url)
         app = create_app(service, Settings(storage=url, hosts="*"), open_to_all=True)
@@ -41,17 +50,17 @@ def fill(service: Service, url: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_no_request_is_a_fault(schema: schemathesis.schemas.BaseSchema) -> None:
+def test_no_request_is_a_fault(schema: schemathesis.schemas.BaseSchema, database: str) -> None:
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) > 15
     for operation in operations:
         if operation.path != STREAMS:
-            ask(operation)
+            ask(operation, EXAMPLES[database])
 
 
-def ask(operation: schemathesis.schemas.APIOperation) -> None:
+def ask(operation: schemathesis.schemas.APIOperation, examples: int) -> None:
     @given(case=operation.as_strategy())
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     def answered(case: schemathesis.Case) -> None:
         response = case.call()
         checks = [not_a_server_error]
