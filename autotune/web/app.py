@@ -15,6 +15,7 @@ from autotune.web import catalogue, events, jobs
 from autotune.web.auth import Keyring, RequireToken, logins
 from autotune.web.dashboard import ShownStorage, dashboard
 from autotune.web.guards import LOOPBACK_HOSTS, BodyLimit, KnownHosts, SameSite, SecurityHeaders
+from autotune.web.methods import Heads
 from autotune.web.metrics import Metrics, Timed, operations
 from autotune.web.pages import pages
 from autotune.web.problem import Problems, answer_with_problems
@@ -50,6 +51,7 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
         description=ABOUT,
         docs_url=None,  # its page fetches scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=_few_threads,
     )
     app.state.setup = Setup(service, settings)
@@ -66,7 +68,8 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
         pages(),
     ):
         app.include_router(router)
-    app.mount("/", dashboard(optuna_storage(settings.storage, ShownStorage), service))
+    # Not mounted: at the root, it would take what other routes are asked by a wrong method.
+    app.router.default = dashboard(optuna_storage(settings.storage, ShownStorage), service)
     app.add_middleware(RequireToken, keyring=keyring)
     app.add_middleware(SameSite)
     app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes)
@@ -75,4 +78,5 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
     app.add_middleware(SecurityHeaders)
     app.add_middleware(GZipMiddleware, minimum_size=LEAST_COMPRESSED_BYTES, compresslevel=COMPRESSION)
     app.add_middleware(Timed, metrics=metrics)
+    app.add_middleware(Heads)
     return app

@@ -1,6 +1,6 @@
 """The Optuna dashboard, read-only, told what is feasible in the words that it knows.
 
-Its page asks for /static, /api and more from the root, so it is mounted there, after everything else.
+Its page asks for /static, /api and more from the root, so it answers there what no route does.
 """
 
 import copy
@@ -31,7 +31,6 @@ study, by which they are looked up.
 """
 ROOTS = ("/dashboard", "/api", "/static", "/artifacts", "/csv", "/favicon.ico")
 """Where it answers."""
-READS = ("GET", "HEAD")
 WSGI_THREADS = 4
 
 
@@ -128,8 +127,9 @@ class ReadOnly:
         if scope["type"] == "http" and f"/{scope['path'].split('/')[1]}" not in ROOTS:
             await problem(404, "not-found", "there is no such page")(scope, receive, send)
             return
-        if scope["type"] == "http" and scope["method"] not in READS:
-            answer = problem(405, "read-only", "the dashboard only shows; jobs are changed under /v1/jobs")
+        if scope["type"] == "http" and scope["method"] != "GET":
+            detail = "the dashboard only shows; jobs are changed under /v1/jobs"
+            answer = problem(405, "read-only", detail, headers={"Allow": "GET, HEAD"})
             await answer(scope, receive, send)
             return
         if scope["type"] == "http":

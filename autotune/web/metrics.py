@@ -14,11 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from autotune.errors import StorageUnavailable
 from autotune.jobs import JobStatus
 from autotune.service import Service
+from autotune.web.methods import METHODS
 from autotune.web.problem import problem
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 UNMATCHED = "unmatched"
-METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 
 @dataclass(frozen=True)

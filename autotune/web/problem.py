@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autotune.errors import AutotuneError, StorageUnavailable
 from autotune.problems import PREFIX, status_of, type_of
+from autotune.web.methods import taken_methods
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FIELDS = 20
@@ -79,10 +80,12 @@ async def _of_validation(_: Request, error: Exception) -> JSONResponse:
     return problem(422, "bad-input", f"{first['field']}: {first['message']}", errors)
 
 
-async def _of_http(_: Request, error: Exception) -> JSONResponse:
+async def _of_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     name = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    return problem(error.status_code, name, str(error.detail), headers=error.headers)
+    # A route that was asked by a wrong method knows its own alone, and its path may have others.
+    headers = {"Allow": taken_methods(request)} if error.status_code == 405 else error.headers
+    return problem(error.status_code, name, str(error.detail), headers=headers)
 
 
 async def _of_a_fault(_: Request, error: Exception) -> JSONResponse:
