@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import uvicorn
 
@@ -34,7 +34,7 @@ def serve(settings: Settings, host: str, port: int, num_workers: int) -> None:
     """Serve until SIGINT or SIGTERM; running jobs go back to the queue then.
 
     Raises BadInput where others can reach it while no token is set, StorageUnavailable where the database
-    cannot be used.
+    cannot be used, ExecutionUnavailable where it cannot listen.
     """
     reached = _reached_by_others(settings, host)
     with Service(settings.storage) as service:
@@ -46,8 +46,6 @@ def serve(settings: Settings, host: str, port: int, num_workers: int) -> None:
             )
         config = uvicorn.Config(
             app,
-            host=host,
-            port=port,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -57,12 +55,8 @@ def serve(settings: Settings, host: str, port: int, num_workers: int) -> None:
         server = _Server(config)
         # What is imported stays: a full collection that looks through all of it delays an answer by 140 ms.
         gc.freeze()
-        with suppress(KeyboardInterrupt), _workers(settings, num_workers):
-            server.run()
-        if not server.started:
-            raise ExecutionUnavailable(
-                f"the server cannot listen on {host} port {port}; choose another --port"
-            )
+        with _listening(host, port) as sockets, suppress(KeyboardInterrupt), _workers(settings, num_workers):
+            server.run(sockets)
 
 
 class _Server(uvicorn.Server):
@@ -76,6 +70,24 @@ class _Server(uvicorn.Server):
                     host, port = listening.getsockname()[:2]
                     shown = f"[{host}]" if ":" in host else host
                     print(f"autotune serves on http://{shown}:{port}", flush=True)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Sockets on all addresses of `host`. Not uvicorn's: where it finds one taken, it ends the process."""
+    with ExitStack() as opened:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            sockets = [
+                opened.enter_context(socket.create_server(address, family=family))
+                for family, address in dict.fromkeys((family, address) for family, *_, address in found)
+            ]
+        except OSError as error:
+            why = str(error.strerror).partition(" (")[0]  # before the address, which is said already
+            raise ExecutionUnavailable(
+                f"the server cannot listen on {host} port {port}: {why}; choose another --host or --port"
+            ) from error
+        yield sockets
 
 
 def _reached_by_others(settings: Settings, host: str) -> str | None:

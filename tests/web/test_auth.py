@@ -1,14 +1,11 @@
 """Who may do what: tokens by header and by cookie, and nobody without one but on this machine."""
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 from web_support import JOB, JSON, Open
 
-from autotune.errors import BadInput, StorageUnavailable
+from autotune.errors import StorageUnavailable
 from autotune.service import Service
-from autotune.serving import is_loopback, serve
-from autotune.settings import Settings
 from autotune.storage.tokens import Role
 from autotune.web.auth import COOKIE
 
@@ -113,29 +110,3 @@ def test_a_wrong_login_says_so(client: TestClient) -> None:
 def test_a_login_leads_nowhere_else(client: TestClient, elsewhere: str) -> None:
     answer = client.post("/login", data={"token": SECRET, "next": elsewhere})
     assert answer.headers["Location"] == "/"
-
-
-@pytest.mark.parametrize(
-    ("host", "private"),
-    [
-        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
-        ("::", False), ("192.168.0.7", False), ("tuner.example", False),
-    ],
-)  # fmt: skip
-def test_which_addresses_only_this_machine_reaches(host: str, private: bool) -> None:
-    assert is_loopback(host) == private
-
-
-@pytest.mark.parametrize(
-    ("host", "hosts"), [("0.0.0.0", ""), ("127.0.0.1", "tuner.example"), ("127.0.0.1", "*")]
-)
-def test_a_server_that_others_reach_needs_a_token(
-    url: str, monkeypatch: pytest.MonkeyPatch, host: str, hosts: str
-) -> None:
-    """By its address, or by a name that a proxy before it hands on."""
-    monkeypatch.delenv("AUTOTUNE_TOKEN", raising=False)
-    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: pytest.fail("it serves"))
-    with pytest.raises(
-        BadInput, match="needs a token: set AUTOTUNE_TOKEN, or make one with `autotune tokens"
-    ):
-        serve(Settings(storage=url, hosts=hosts), host, 0, 0)
