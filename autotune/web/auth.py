@@ -18,7 +18,7 @@ from autotune.web.problem import problem
 
 COOKIE = "autotune_token"
 COOKIE_S = 30 * 24 * 3600
-PUBLIC = ("/healthz", "/readyz", "/login", "/favicon.ico")
+PUBLIC = ("/healthz", "/readyz", "/login", "/logout", "/favicon.ico")
 PUBLIC_FOLDER = "/assets/"
 LOOKS_ONLY = ("/v1/plans",)
 """Posted to, since a question can be long; nothing changes."""
@@ -117,7 +117,8 @@ def logins(keyring: Keyring) -> APIRouter:
             max_age=COOKIE_S,
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            # As the browser sees this server: a proxy with TLS asks it by HTTP.
+            secure=request.headers.get("origin", "").startswith("https://"),
         )
         return response
 

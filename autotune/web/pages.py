@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 from autotune.jobs import JobStatus
 from autotune.report.vocabulary import ALWAYS, CAVEATS, EVIDENCE, HEADINGS, NEVER_UNSAID, SAID, USUAL
 from autotune.search.confirmation import CONTENDERS, ROUNDS
+from autotune.web.auth import COOKIE
 
 HERE = Path(__file__).parent
 PLOTLY = "plotly.min.js"
@@ -62,7 +63,8 @@ def pages() -> APIRouter:
     plotly = StaticFiles(packages=[("plotly", "package_data")])
 
     def page(request: Request, template: str, **data: str) -> Response:
-        return templates.TemplateResponse(request, template, data, headers={"Cache-Control": "no-cache"})
+        known = {"logged_in": COOKIE in request.cookies, **data}
+        return templates.TemplateResponse(request, template, known, headers={"Cache-Control": "no-cache"})
 
     @router.get("/")
     def root() -> Response:

@@ -100,6 +100,37 @@ def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_have(client: Te
     assert client.get("/v1/jobs").status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("origin", "secure"),
+    [("https://tuner.example", True), ("http://tuner.example", False), ("http://10.0.0.7:8000", False)],
+)
+def test_what_was_said_over_tls_goes_over_nothing_else(open_server: Open, origin: str, secure: bool) -> None:
+    """A proxy with TLS asks by HTTP; what the browser sees is in the Origin of its form."""
+    client = open_server(open_to_all=False, token=SECRET, hosts="*")
+    headers = {"Origin": origin, "Host": origin.partition("//")[2]}
+    cookie = client.post("/login", data={"token": SECRET}, headers=headers).headers["Set-Cookie"]
+    assert ("; secure" in cookie.lower()) == secure
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_everybody_may_log_out(open_server: Open, service: Service, role: Role) -> None:
+    client = open_server(open_to_all=False)
+    client.post("/login", data={"token": service.create_token("somebody", role)})
+    assert client.get("/v1/jobs").status_code == 200
+    assert client.post("/logout", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    answer = client.post("/logout")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/login")
+    assert client.get("/v1/jobs").status_code == 401
+
+
+@pytest.mark.parametrize("page", ["/jobs", "/jobs/new", "/jobs/compare", "/jobs/some"])
+def test_every_page_has_a_way_out_for_who_logged_in(client: TestClient, page: str) -> None:
+    way_out = '<form method="post" action="/logout">'
+    assert way_out not in client.get(page, headers=bearer(SECRET)).text
+    client.post("/login", data={"token": SECRET})
+    assert way_out in client.get(page).text
+
+
 def test_a_wrong_login_says_so(client: TestClient) -> None:
     answer = client.post("/login", data={"token": "wrong", "next": "/jobs"})
     assert answer.headers["Location"] == "/login?wrong=1&next=/jobs"
