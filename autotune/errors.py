@@ -3,8 +3,10 @@
 AutotuneError                     exit code
 ├── UserError                     2   what was asked for cannot be
 │   ├── BadInput                      a value, a file, a name
+│   │   └── WrongStatus               what a job's status does not allow
 │   ├── NameInUse                     a job of this name is in the database
 │   ├── NoSuchJob
+│   ├── NotFound                      a trial, an export format, one of its files
 │   ├── JobBusy                       another driver has the job
 │   └── NotHere                       GPUs that no worker has
 │       └── NotHereYet                of a cluster, whose nodes may be restarting
@@ -30,11 +32,19 @@ class BadInput(UserError):
     pass
 
 
+class WrongStatus(BadInput):
+    pass
+
+
 class NameInUse(UserError):
     pass
 
 
 class NoSuchJob(UserError):
+    pass
+
+
+class NotFound(UserError):
     pass
 
 

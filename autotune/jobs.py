@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from autotune.errors import BadInput
+from autotune.errors import WrongStatus
 from trials.contract.config import Count, TrainingConfig
 from trials.contract.message import Message
 from trials.contract.messages import ModelSpec
@@ -116,10 +116,12 @@ RESUMABLE: frozenset[JobStatus] = frozenset(
 
 
 def check_transition(old: JobStatus, new: JobStatus) -> None:
-    """Raise BadInput where a job that is `old` cannot become `new`."""
-    if new not in TRANSITIONS[old]:
-        following = ", ".join(sorted(TRANSITIONS[old])) or "nothing else"
-        raise BadInput(f"a job that is {old} cannot become {new}, only {following}")
+    """Raise WrongStatus where a job that is `old` cannot become `new`."""
+    following = TRANSITIONS[old]
+    if not following:
+        raise WrongStatus(f"a job that is {old} has ended, and stays so")
+    if new not in following:
+        raise WrongStatus(f"a job that is {old} cannot become {new}, only {', '.join(sorted(following))}")
 
 
 @dataclass(frozen=True)

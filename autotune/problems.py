@@ -11,20 +11,25 @@ from autotune.errors import (
     LeaseLost,
     NameInUse,
     NoSuchJob,
+    NotFound,
     NotHere,
     NotHereYet,
     NothingFits,
     NothingMeasured,
     NotNow,
     StorageUnavailable,
+    WrongStatus,
 )
 
 PREFIX = "urn:autotune:problem:"
+# In both tables, an exception comes before that which it is a case of.
 TYPES: Mapping[str, type[AutotuneError]] = MappingProxyType(
     {
+        f"{PREFIX}wrong-status": WrongStatus,
         f"{PREFIX}bad-input": BadInput,
         f"{PREFIX}name-in-use": NameInUse,
         f"{PREFIX}no-such-job": NoSuchJob,
+        f"{PREFIX}not-found": NotFound,
         f"{PREFIX}job-busy": JobBusy,
         f"{PREFIX}not-here-yet": NotHereYet,
         f"{PREFIX}not-here": NotHere,
@@ -38,9 +43,11 @@ TYPES: Mapping[str, type[AutotuneError]] = MappingProxyType(
 )
 STATUSES: Mapping[type[AutotuneError], int] = MappingProxyType(
     {
+        WrongStatus: 409,
         BadInput: 422,
         NameInUse: 409,
         NoSuchJob: 404,
+        NotFound: 404,
         JobBusy: 409,
         NotHereYet: 503,
         NotHere: 409,

@@ -16,12 +16,13 @@ from autotune.errors import (
     ExecutionUnavailable,
     MachineFault,
     NameInUse,
+    NotFound,
     NothingMeasured,
     StorageUnavailable,
 )
 from autotune.execution.executor import Executor
 from autotune.executors import EXECUTORS, ExecutorFactory
-from autotune.export import Target, accepting, files, write
+from autotune.export import Target, accepting, files, require_format, write
 from autotune.jobs import RESUMABLE, Job, JobSpec, JobStatus
 from autotune.record import Record
 from autotune.report.answer import Answer
@@ -127,11 +128,11 @@ class Service:
             raise
 
     def cancel(self, name: str) -> Job:
-        """Give a job up, whoever drives it; raises BadInput for one that has ended."""
+        """Give a job up, whoever drives it; raises WrongStatus for one that has ended."""
         return self._repository.set_status(self.job(name), JobStatus.CANCELLED, "cancelled")
 
     def requeue(self, name: str) -> Job:
-        """Let workers go on with a job that is paused or has failed; raises BadInput for another."""
+        """Let workers go on with a job that is paused or has failed; raises WrongStatus for another."""
         return self._repository.queue.requeue(self.job(name))
 
     def run(self, name: str, listener: Listener) -> Answer:
@@ -195,11 +196,11 @@ class Service:
         return str(latest.data["text"]) if latest and job.status == JobStatus.RUNNING else ""
 
     def trial_log(self, name: str, trial: int) -> str:
-        """What is kept of the probes of a trial; raises BadInput where there is none."""
+        """What is kept of the probes of a trial; raises NotFound where there is none."""
         job = self.job(name)
         results = [m.result for m in self._repository.measurements(job) if m.trial_number == trial]
         if not results:
-            raise BadInput(f"job {name!r} has no measurement of a trial {trial}")
+            raise NotFound(f"job {name!r} has no measurement of a trial {trial}")
         return "\n".join(kept_log(result) for result in results)
 
     def candidates(self, name: str, limit: int) -> list[ForecastPoint]:
@@ -274,7 +275,10 @@ class Service:
         return {one: sorted(files(one, target)) for one in accepting(target)}
 
     def export_files(self, name: str, target_format: str) -> dict[str, str]:
-        """Name → text of the files of one format; raises NothingMeasured where there is nothing to export."""
+        """Name → text of the files of one format; raises NotFound for one that is none, and NothingMeasured
+        where there is nothing to export.
+        """
+        require_format(target_format)
         return files(target_format, self._target(name))
 
     def _target(self, name: str) -> Target:

@@ -6,12 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from autotune.errors import BadInput
+from autotune.errors import BadInput, NotFound
 from autotune.export import accelerate, deepspeed, torchrun
 from autotune.export.target import Target
 from trials.contract.message import nearest
 
-__all__ = ["FORMATS", "Target", "accepting", "files", "write"]
+__all__ = ["FORMATS", "Target", "accepting", "files", "require_format", "write"]
 
 FORMATS: Mapping[str, Callable[[Target], dict[str, str]]] = MappingProxyType(
     {"deepspeed": deepspeed.files, "accelerate": accelerate.files, "torchrun": torchrun.files}
@@ -29,20 +29,25 @@ def accepting(target: Target) -> list[str]:
     return accepted
 
 
-def files(format: str, target: Target) -> dict[str, str]:
-    """Name → text of the files of one format; raises BadInput for an unknown one, and for a configuration
-    that the tool cannot run.
-    """
+def require_format(format: str) -> None:
+    """Raise NotFound for one that is none."""
     if format not in FORMATS:
-        raise BadInput(f"unknown export format {format!r}{nearest(format, list(FORMATS))}")
+        raise NotFound(f"unknown export format {format!r}{nearest(format, list(FORMATS))}")
+
+
+def files(format: str, target: Target) -> dict[str, str]:
+    """Name → text of the files of one format; raises NotFound for an unknown one, and BadInput for a
+    configuration that the tool cannot run.
+    """
+    require_format(format)
     return FORMATS[format](target)
 
 
 def write(format: str, target: Target, folder: Path) -> list[Path]:
     """Write the files of one format into `folder`, which is made where it is missing; return their paths.
 
-    All of them are written or none; files of the same names are replaced. Raises BadInput for an unknown
-    format, a configuration that the tool cannot run and a folder that cannot be written to.
+    All of them are written or none; files of the same names are replaced. Raises as `files` does, and
+    BadInput for a folder that cannot be written to.
     """
     texts = files(format, target)
     try:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from autotune.errors import BadInput, StorageUnavailable
+from autotune.errors import StorageUnavailable, WrongStatus
 from autotune.jobs import Job, JobStatus
 from autotune.storage import leases
 from autotune.storage.events import Transaction, happened
@@ -66,11 +66,11 @@ class Queue:
                 happened(session, row)
 
     def requeue(self, job: Job) -> Job:
-        """Let workers go on with a job that is paused or has failed; raises BadInput for another."""
+        """Let workers go on with a job that is paused or has failed; raises WrongStatus for another."""
         with self._transaction() as session:
             row = leases.locked(session, job.id, self._clock())
             if row.status not in (JobStatus.PAUSED, JobStatus.FAILED):
-                raise BadInput(
+                raise WrongStatus(
                     f"job {row.name!r} is {row.status}; one that is paused or has failed can be resumed"
                 )
             row.status, row.reason, row.for_workers = JobStatus.QUEUED, None, True

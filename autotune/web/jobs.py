@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import PlainTextResponse
 
-from autotune.errors import BadInput
+from autotune.errors import NotFound
 from autotune.jobs import JobStatus
 from autotune.report.answer import Answer
 from autotune.report.explanation import JobExplanation
@@ -142,7 +142,7 @@ def export(name: Name, format: Format, service: Wired) -> Response:
 def export_file(name: Name, format: Format, file: FileName, service: Wired) -> PlainTextResponse:
     files = service.export_files(name, format)
     if file not in files:
-        raise BadInput(f"the {format} export has no file {file!r}; it has {', '.join(sorted(files))}")
+        raise NotFound(f"the {format} export has no file {file!r}; it has {', '.join(sorted(files))}")
     headers = {"Content-Disposition": f'attachment; filename="{file}"'}
     return PlainTextResponse(files[file], headers=headers)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.errors import BadInput
+from autotune.errors import BadInput, NotFound
 from autotune.execution.environment import probe_environment
 from autotune.export import FORMATS, Target, write
 from autotune.export.script import environment
@@ -55,9 +55,9 @@ class TestWrite:
             write("torchrun", make_target(), tmp_path / "taken" / "below")
 
     def test_unknown_format(self, make_target: MakeTarget, tmp_path: Path) -> None:
-        with pytest.raises(BadInput, match="'deepsped'; did you mean 'deepspeed'"):
+        with pytest.raises(NotFound, match="'deepsped'; did you mean 'deepspeed'"):
             write("deepsped", make_target(), tmp_path)
-        with pytest.raises(BadInput, match="known are deepspeed, accelerate, torchrun"):
+        with pytest.raises(NotFound, match="known are deepspeed, accelerate, torchrun"):
             write("xxx", make_target(), tmp_path)
 
 

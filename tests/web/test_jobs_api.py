@@ -113,13 +113,15 @@ def test_candidates_are_forecasts_under_the_ceiling_spread_over_their_speeds(
 
 def test_cancel_and_resume(client: TestClient, work: Callable[[], None]) -> None:
     name = client.post("/v1/jobs", json=JOB).json()["name"]
-    assert client.post(f"/v1/jobs/{name}/resume").status_code == 422
+    resumed = client.post(f"/v1/jobs/{name}/resume")
+    assert resumed.status_code == 409
+    assert resumed.json()["type"] == "urn:autotune:problem:wrong-status"
     assert client.post(f"/v1/jobs/{name}/cancel").json()["status"] == "cancelled"
     work()
     assert client.get(f"/v1/jobs/{name}").json()["status"] == "cancelled"
     again = client.post(f"/v1/jobs/{name}/cancel")
-    assert again.status_code == 422
-    assert "cancelled" in again.json()["detail"]
+    assert again.status_code == 409
+    assert again.json()["detail"] == "a job that is cancelled has ended, and stays so"
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -225,12 +227,26 @@ def test_a_job_that_is_none_here(client: TestClient, name: str, rest: str) -> No
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize(
-    "path", ["exports/nosuch", "exports/torchrun/nosuch.sh", "exports/../trials", "nosuch"]
-)
-def test_files_that_are_not_there(client: TestClient, finished: str, path: str) -> None:
-    assert client.get(f"/v1/jobs/{finished}/{path}").status_code in (200, 404, 422)
+MISSING = ("exports/nosuch", "exports/nosuch/launch.sh", "trials/999/log")
+
+
+@pytest.mark.parametrize("path", [*MISSING, "exports/torchrun/nosuch.sh"])
+def test_what_a_job_does_not_have_is_not_found(client: TestClient, finished: str, path: str) -> None:
+    answer = client.get(f"/v1/jobs/{finished}/{path}")
+    assert answer.status_code == 404
+    assert answer.json()["type"] == "urn:autotune:problem:not-found"
+
+
+@pytest.mark.parametrize("path", MISSING)
+def test_nor_before_it_has_anything(client: TestClient, path: str) -> None:
+    name = client.post("/v1/jobs", json=JOB).json()["name"]
+    assert client.get(f"/v1/jobs/{name}/{path}").status_code == 404
+    assert client.get(f"/v1/jobs/{name}/exports/torchrun").status_code == 409
+
+
+def test_files_elsewhere_are_none_of_a_jobs(client: TestClient, finished: str) -> None:
     assert client.get(f"/v1/jobs/{finished}/exports/torchrun/..%2F..%2Fjobs.db").status_code in (404, 422)
+    assert client.get(f"/v1/jobs/{finished}/nosuch").status_code == 404
 
 
 def test_a_factory_only_from_the_list_of_those_allowed(open_server: Open) -> None:
