@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autotune.errors import AutotuneError, StorageUnavailable
 from autotune.problems import PREFIX, status_of, type_of
@@ -43,22 +43,34 @@ def problem(
 
 @dataclass(frozen=True)
 class Problems:
-    """Answers our exceptions with problems, whether a handler raises them or what stands before it."""
+    """Answers exceptions with problems, whether a handler raises them or what stands before it.
+
+    An answer that has begun is broken off.
+    """
 
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
-        except AutotuneError as error:
-            await _of_ours(error)(scope, receive, send)
+            await self.app(scope, receive, sending)
+        except Exception as error:
+            if has_begun or scope["type"] != "http":
+                raise
+            answer = _of_ours(error) if isinstance(error, AutotuneError) else _of_a_fault(error)
+            await answer(scope, receive, send)
 
 
 def answer_with_problems(app: FastAPI) -> None:
     """Have `app` answer FastAPI's exceptions, and Starlette's, with problems."""
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
-    app.add_exception_handler(Exception, _of_a_fault)
 
 
 def _of_ours(error: AutotuneError) -> JSONResponse:
@@ -68,6 +80,12 @@ def _of_ours(error: AutotuneError) -> JSONResponse:
         logger.warning("%s", error)
         return problem(status_of(error), name, "the database does not answer; the server's log says more")
     return problem(status_of(error), name, str(error))
+
+
+def _of_a_fault(error: Exception) -> JSONResponse:
+    # Its words may hold anything.
+    logger.error("a fault", exc_info=error)
+    return problem(500, "fault", f"a fault of autotune's: {type(error).__name__}; the server's log says more")
 
 
 async def _of_validation(_: Request, error: Exception) -> JSONResponse:
@@ -86,8 +104,3 @@ async def _of_http(request: Request, error: Exception) -> JSONResponse:
     # A route that was asked by a wrong method knows its own alone, and its path may have others.
     headers = {"Allow": taken_methods(request)} if error.status_code == 405 else error.headers
     return problem(error.status_code, name, str(error.detail), headers=headers)
-
-
-async def _of_a_fault(_: Request, error: Exception) -> JSONResponse:
-    # Its words may hold anything; they are in the log.
-    return problem(500, "fault", f"a fault of autotune's: {type(error).__name__}; the server's log says more")

@@ -278,3 +278,23 @@ def test_metrics_count_by_route_and_status(client: TestClient, finished: str) ->
     assert 'autotune_requests_total{method="GET",route="/v1/jobs/{name}",status="404"} 1.0' in text
     assert 'autotune_jobs{status="finished"} 1.0' in text
     assert "nosuch" not in text
+
+
+def test_a_fault_is_counted_and_guarded_like_any_answer(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "job", lambda name: 1 / 0)
+    answer = client.get("/v1/jobs/some")
+    assert answer.status_code == 500
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert 'route="/v1/jobs/{name}",status="500"} 1.0' in client.get("/metrics").text
+
+
+def test_a_fault_in_what_stands_before_handlers_is_a_problem_too(
+    open_server: Open, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "role_of", lambda token: 1 / 0)
+    answer = open_server(open_to_all=False).get("/v1/jobs", headers={"Authorization": "Bearer some"})
+    assert answer.status_code == 500
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
