@@ -14,9 +14,10 @@ from autotune.storage.engine import optuna_storage
 from autotune.web import catalogue, events, jobs
 from autotune.web.auth import Keyring, RequireToken, logins
 from autotune.web.dashboard import ShownStorage, dashboard
+from autotune.web.document import GUARDED, OTHERWISE, TOKEN_SHOWN, describe_problems
 from autotune.web.guards import LOOPBACK_HOSTS, BodyLimit, KnownHosts, SameSite, SecurityHeaders
 from autotune.web.methods import Heads
-from autotune.web.metrics import Metrics, Timed, operations
+from autotune.web.metrics import Metrics, Timed, exposition, health
 from autotune.web.pages import pages
 from autotune.web.problem import Problems, answer_with_problems
 from autotune.web.setup import Setup
@@ -59,15 +60,11 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
     keyring = Keyring(service.role_of, own, open_to_all=open_to_all and own is None)
     metrics = Metrics()
     answer_with_problems(app)
-    for router in (
-        jobs.router,
-        events.router,
-        catalogue.router,
-        operations(service, metrics),
-        logins(keyring),
-        pages(),
-    ):
-        app.include_router(router)
+    describe_problems(app)
+    for router in (jobs.router, events.router, catalogue.router, exposition(service, metrics)):
+        app.include_router(router, dependencies=[TOKEN_SHOWN], responses=GUARDED)
+    for router in (health(service), logins(keyring), pages()):
+        app.include_router(router, responses=OTHERWISE)
     # Not mounted: at the root, it would take what other routes are asked by a wrong method.
     app.router.default = dashboard(optuna_storage(settings.storage, ShownStorage), service)
     app.add_middleware(RequireToken, keyring=keyring)

@@ -8,12 +8,13 @@ from autotune import planner
 from autotune.report.listings import devices_here, known_gpus, known_models, known_spaces
 from autotune.report.plan import Plan
 from autotune.web.bodies import PlanBody
+from autotune.web.document import problems
 from autotune.web.setup import Here
 
 router = APIRouter(prefix="/v1", tags=["forecast"])
 
 
-@router.post("/plans", summary="Forecast every legal configuration")
+@router.post("/plans", summary="Forecast every legal configuration", responses=problems(422))
 def plan(body: PlanBody, setup: Here) -> Plan:
     """Ranked, in about a second, without a GPU. Where nothing fits, `nearest` and `advice` say what would."""
     settings = setup.settings

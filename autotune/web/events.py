@@ -13,13 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from autotune.errors import MachineFault
 from autotune.jobs import Job, JobStatus
 from autotune.service import Service
+from autotune.web.document import problems
 from autotune.web.setup import MOST_ID, Name, Wired
 
 POLL_S = 0.5
 PING_S = 15
 ENDED = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELLED)
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=problems(404, 422))
 
 Id = Annotated[int, Field(ge=0, le=MOST_ID, description="Only what happened after the event of this id.")]
 

@@ -13,13 +13,14 @@ from autotune.report.answer import Answer
 from autotune.report.explanation import JobExplanation
 from autotune.report.job_view import JobView
 from autotune.web.bodies import JobBody
+from autotune.web.document import problems
 from autotune.web.setup import MOST_ID, Here, Name, Wired
 from autotune.web.views import CandidateList, Export, ExportList, JobList, TrialList
 
 MOST_KEY_CHARACTERS = 200
 MOST_JOBS, MOST_TRIALS, MOST_CANDIDATES = 200, 1000, 2000
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=problems(404, 409, 422))
 
 
 Format = Annotated[str, Path(pattern=r"^[a-z]{1,32}$", description="As GET …/exports lists them.")]

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from autotune.errors import StorageUnavailable
 from autotune.jobs import JobStatus
 from autotune.service import Service
+from autotune.web.document import problems
 from autotune.web.methods import METHODS
-from autotune.web.problem import problem
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 UNMATCHED = "unmatched"
@@ -75,24 +75,27 @@ class Timed:
         await self.app(scope, receive, sending)
 
 
-def operations(service: Service, metrics: Metrics) -> APIRouter:
-    metrics.registry.register(JobCounts(service))
-    router = APIRouter(tags=["operations"])
+def health(service: Service) -> APIRouter:
+    router = APIRouter(tags=["operations"], responses=problems(503))
 
     @router.get("/healthz", summary="Whether the server answers")
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @router.get("/readyz", summary="Whether it can use its database")
-    def readyz() -> Response:
-        try:
-            service.check()
-        except StorageUnavailable as error:
-            return problem(503, "storage-unavailable", str(error))
-        return Response('{"status":"ready"}', media_type="application/json")
+    def readyz() -> dict[str, str]:
+        service.check()
+        return {"status": "ready"}
 
-    @router.get("/metrics", summary="For Prometheus", response_class=Response)
-    def exposition() -> Response:
+    return router
+
+
+def exposition(service: Service, metrics: Metrics) -> APIRouter:
+    metrics.registry.register(JobCounts(service))
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
+    def exposed() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -7,7 +7,11 @@ import schemathesis
 from fakes import FakeExecutor
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from small_job import REQUEST, service_with
 
 from autotune.record import Record
@@ -18,6 +22,12 @@ from autotune.worker import Worker
 
 EXAMPLES = {"sqlite": 12, "postgresql": 6}
 """Of each operation."""
+CHECKS = [
+    not_a_server_error,
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+]
 STREAMS = "/v1/jobs/{name}/events"
 """Ends with its job, and so with no job that is made here."""
 
@@ -62,10 +72,6 @@ def ask(operation: schemathesis.schemas.APIOperation, examples: int) -> None:
     @given(case=operation.as_strategy())
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     def answered(case: schemathesis.Case) -> None:
-        response = case.call()
-        checks = [not_a_server_error]
-        if response.status_code < 400:  # problems have a type of their own
-            checks += [content_type_conformance, response_schema_conformance]
-        case.validate_response(response, checks=checks)
+        case.validate_response(case.call(), checks=CHECKS)
 
     answered()

@@ -1,0 +1,82 @@
+"""What the OpenAPI document says of every route: how errors look, and how to show a token."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict
+
+from autotune.web.problem import MEDIA_TYPE
+
+REFERENCES = "#/components/schemas/{model}"
+
+TOKEN_SHOWN = Security(
+    HTTPBearer(auto_error=False, scheme_name="token", description="Where the server asks for one.")
+)
+"""For the document alone: whether a token is good is decided before there is a route."""
+
+
+class FieldError(BaseModel):
+    field: str
+    """Of the body, or a parameter's name."""
+    message: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:autotune:problem:bad-input",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "detail": "trials: Input should be greater than or equal to 1",
+                "errors": [
+                    {"field": "trials", "message": "Input should be greater than or equal to 1"},
+                ],
+            }
+        }
+    )
+
+    type: str
+    """A URN that tells which."""
+    title: str
+    status: int
+    detail: str
+    """One sentence."""
+    errors: list[FieldError] = []
+    """Each field with what is wrong with it, where it is one of those."""
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def _response(description: str) -> dict[str, Any]:
+    schema = {"$ref": REFERENCES.format(model="Problem")}
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def problems(*statuses: int) -> Responses:
+    """For `responses=` of routes that answer with these."""
+    return {status: _response(HTTPStatus(status).phrase) for status in statuses}
+
+
+OTHERWISE: Responses = {"default": _response("Any other error")}
+"""Of all routes."""
+GUARDED: Responses = {**problems(401, 403, 503), **OTHERWISE}
+"""Of those that take a token."""
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Have the document of `app` say what `problems` refers to."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schema = Problem.model_json_schema(ref_template=REFERENCES)
+        document["components"]["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
