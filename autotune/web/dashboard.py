@@ -16,12 +16,14 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autotune.errors import AutotuneError
 from autotune.search.study import OUTCOME
 from autotune.service import Service
 from autotune.web.problem import problem
+from autotune.web.setup import MOST_ID
 
 LEGACY_CONSTRAINTS = "constraints"
 """System attribute that optuna-dashboard 0.21 reads; Optuna 5 keeps constraints elsewhere."""
@@ -119,22 +121,42 @@ class ProbeLogs:
 
 @dataclass(frozen=True)
 class ReadOnly:
-    """Its own API deletes studies for whoever asks."""
+    """Its own API deletes studies for whoever asks, and ids that its database lacks are faults to it."""
 
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and f"/{scope['path'].split('/')[1]}" not in ROOTS:
-            await problem(404, "not-found", "there is no such page")(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
             return
-        if scope["type"] == "http" and scope["method"] != "GET":
-            detail = "the dashboard only shows; jobs are changed under /v1/jobs"
-            answer = problem(405, "read-only", detail, headers={"Allow": "GET, HEAD"})
-            await answer(scope, receive, send)
-            return
-        if scope["type"] == "http":
+        answer = _refusal(scope)
+        if answer is None:
             scope = {**scope, "headers": _with_encoding(scope["headers"])}
-        await self.app(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            except KeyError:  # of Optuna's storage, for a study or a trial
+                answer = _nothing_there()
+        if answer is not None:
+            await answer(scope, receive, send)
+
+
+def _refusal(scope: Scope) -> Response | None:
+    parts = scope["path"].split("/")[1:]
+    if f"/{parts[0]}" not in ROOTS or any(map(_is_beyond, parts)):
+        return _nothing_there()
+    if scope["method"] != "GET":
+        detail = "the dashboard only shows; jobs are changed under /v1/jobs"
+        return problem(405, "read-only", detail, headers={"Allow": "GET, HEAD"})
+    return None
+
+
+def _is_beyond(part: str) -> bool:
+    """Whether it is an id that no row has."""
+    return part.isdecimal() and (len(part) > len(str(MOST_ID)) or int(part) > MOST_ID)
+
+
+def _nothing_there() -> Response:
+    return problem(404, "not-found", "there is no such page")
 
 
 def _with_encoding(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -150,7 +172,7 @@ def dashboard(storage: RDBStorage, service: Service) -> ASGIApp:
     import optuna_dashboard
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    served: Any = WSGIMiddleware(
-        optuna_dashboard.wsgi(storage, ProbeLogs(service, storage)), workers=WSGI_THREADS
-    )
+    wsgi: Any = optuna_dashboard.wsgi(storage, ProbeLogs(service, storage))
+    wsgi.catchall = False  # what it fails by is answered as all else is
+    served: Any = WSGIMiddleware(wsgi, workers=WSGI_THREADS)
     return ReadOnly(served)

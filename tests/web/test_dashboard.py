@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from autotune.record import Record
 from autotune.service import Service
+from autotune.web.dashboard import ShownStorage
 from autotune.worker import Worker
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import Outcome
@@ -87,3 +88,39 @@ def test_it_shows_what_is_new_while_it_runs(
     work()
     (summary,) = client.get("/api/studies").json()["study_summaries"]
     assert summary["study_name"] == REQUEST.name
+
+
+FAR = 10**30
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/csv/{FAR}",
+        "/csv/999",
+        f"/artifacts/{FAR}/1-1",
+        f"/artifacts/{FAR}/1/1-1",
+        f"/artifacts/1/{FAR}/1-1",
+        "/artifacts/1/1/1-999",
+        "/artifacts/1/1/--",
+        f"/artifacts/1/1/{FAR:x}-1",
+        f"/artifacts/1/1/1-{FAR:x}",
+        "/artifacts/999/1/1-1",
+        "/artifacts/1/999/1-1",
+        f"/artifacts/1/{'9' * 5000}/1-1",
+        f"/api/studies/{FAR}",
+        f"/api/studies/{FAR}/param_importances",
+    ],
+)
+def test_what_there_is_none_of_is_not_found(client: TestClient, study: int, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404, answer.text
+
+
+def test_what_it_fails_by_is_a_fault_like_any_other(
+    client: TestClient, study: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ShownStorage, "get_study_name_from_id", lambda *_: 1 / 0)
+    answer = client.get(f"/csv/{study}")
+    assert answer.status_code == 500
+    assert answer.headers["Content-Type"] == "application/problem+json"
