@@ -6,7 +6,7 @@ AutotuneError                     exit code
 │   │   └── WrongStatus               what a job's status does not allow
 │   ├── NameInUse                     a job of this name is in the database
 │   ├── NoSuchJob
-│   ├── NotFound                      a trial, an export format, one of its files
+│   ├── NotFound                      a trial, an export format, one of its files, a token
 │   ├── JobBusy                       another driver has the job
 │   └── NotHere                       GPUs that no worker has
 │       └── NotHereYet                of a cluster, whose nodes may be restarting

@@ -221,9 +221,9 @@ class Service:
         return self._repository.tokens.all() if self._record.may_exist else []
 
     def revoke_token(self, name: str) -> None:
-        """Raises BadInput where there is none of that name."""
+        """Raises NotFound where there is none of that name."""
         if not (self._record.may_exist and self._repository.tokens.revoke(name)):
-            raise BadInput(f"there is no token named {name!r}; `autotune tokens` shows those there are")
+            raise NotFound(f"there is no token named {name!r}; `autotune tokens` shows those there are")
 
     def answer(self, name: str) -> Answer:
         """The answer of a job as it stands; of one that is finished, as it was given."""

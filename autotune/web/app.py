@@ -11,7 +11,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from autotune.service import Service
 from autotune.settings import Settings
 from autotune.storage.engine import optuna_storage
-from autotune.web import catalogue, events, jobs
+from autotune.web import catalogue, events, jobs, tokens
 from autotune.web.auth import Keyring, RequireToken, logins
 from autotune.web.dashboard import ShownStorage, dashboard
 from autotune.web.document import GUARDED, OTHERWISE, TOKEN_SHOWN, describe_problems
@@ -61,7 +61,13 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
     metrics = Metrics()
     answer_with_problems(app)
     describe_problems(app)
-    for router in (jobs.router, events.router, catalogue.router, exposition(service, metrics)):
+    for router in (
+        jobs.router,
+        events.router,
+        catalogue.router,
+        tokens.router,
+        exposition(service, metrics),
+    ):
         app.include_router(router, dependencies=[TOKEN_SHOWN], responses=GUARDED)
     for router in (health(service), logins(keyring), pages()):
         app.include_router(router, responses=OTHERWISE)

@@ -22,6 +22,7 @@ PUBLIC = ("/healthz", "/readyz", "/login", "/logout", "/favicon.ico")
 PUBLIC_FOLDER = "/assets/"
 LOOKS_ONLY = ("/v1/plans",)
 """Posted to, since a question can be long; nothing changes."""
+ADMINS_ONLY = "/v1/tokens"
 MOST_TOKEN_CHARACTERS = 512
 
 FindRole = Callable[[str], Role | None]
@@ -50,7 +51,7 @@ class Keyring:
 
 @dataclass(frozen=True)
 class RequireToken:
-    """Let those through whose token allows what they ask for; the role is in `scope["state"]`."""
+    """Let those through whose token allows what they ask for."""
 
     app: ASGIApp
     keyring: Keyring
@@ -64,12 +65,11 @@ class RequireToken:
         if role is None:
             await _refused(scope, token)(scope, receive, send)
             return
-        looks = scope["method"] in SAFE_METHODS or scope["path"] in LOOKS_ONLY
-        if not role.allows(Role.READ if looks else Role.SUBMIT):
-            detail = f"this token may {role.value}; that takes one of role submit"
+        needed = _needed(scope)
+        if not role.allows(needed):
+            detail = f"this token is of role {role.value}; that takes one of role {needed.value}"
             await problem(403, "forbidden", detail)(scope, receive, send)
             return
-        scope.setdefault("state", {})["role"] = role
         await self.app(scope, receive, send)
 
 
@@ -87,6 +87,14 @@ def token_of(headers: Headers) -> str | None:
 
 def _is_public(path: str) -> bool:
     return path in PUBLIC or path.startswith(PUBLIC_FOLDER)
+
+
+def _needed(scope: Scope) -> Role:
+    path = scope["path"]
+    if path == ADMINS_ONLY or path.startswith(f"{ADMINS_ONLY}/"):
+        return Role.ADMIN
+    looks = scope["method"] in SAFE_METHODS or path in LOOKS_ONLY
+    return Role.READ if looks else Role.SUBMIT
 
 
 def _refused(scope: Scope, token: str | None) -> Response:

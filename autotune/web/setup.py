@@ -29,4 +29,6 @@ MOST_ID = 2**31 - 1
 
 Here = Annotated[Setup, Depends(setup_of)]
 Wired = Annotated[Service, Depends(service_of)]
-Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="The job's name.")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+"""Of a job, or of a token."""
+Name = Annotated[str, Path(pattern=NAME, description="As it was named when it was made.")]
