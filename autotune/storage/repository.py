@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from autotune.errors import JobBusy, NameInUse, NoSuchJob
+from autotune.errors import BadInput, JobBusy, NameInUse, NoSuchJob
 from autotune.jobs import Job, JobSpec, JobStatus, check_transition
 from autotune.storage import leases
 from autotune.storage.engine import create_engine

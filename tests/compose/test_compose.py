@@ -26,6 +26,8 @@ from stack import (
     interpolate,
 )
 
+from autotune.settings import Settings
+
 RAY_NODES = {"ray-head", "ray-worker", "ray-worker-gpu", "api", "worker"}
 REQUIRED = {"POSTGRES_PASSWORD", "RAY_AUTH_TOKEN", "AUTOTUNE_TOKEN"}
 Seen = TypeVar("Seen")
@@ -55,6 +57,19 @@ class TestFile:
         example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
         assert set(example) == used
         assert all(example[name] == "" for name in required)
+
+    def test_what_an_administrator_may_set_reaches_the_api(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is left empty in .env, as autotune has it; and by its name, Prometheus may ask beside it."""
+        settable = ("AUTOTUNE_HOSTS", "AUTOTUNE_FACTORIES", "AUTOTUNE_MAX_BODY_BYTES", "AUTOTUNE_LOG_LEVEL")
+        for name in settable:
+            monkeypatch.setenv(name, interpolate(SERVICES["api"]["environment"][name], {}))
+        settings = Settings()
+        assert settings.known_hosts == ("api",)
+        for name in settable[1:]:
+            field = name.removeprefix("AUTOTUNE_").lower()
+            assert getattr(settings, field) == Settings.model_fields[field].default
+            monkeypatch.setenv(name, interpolate(SERVICES["api"]["environment"][name], {name: "7"}))
+        assert Settings().max_body_bytes == 7
 
     def test_only_those_that_keep_the_record_know_the_database(self) -> None:
         knowing = {name for name, service in SERVICES.items() if "POSTGRES_PASSWORD" in str(service)}

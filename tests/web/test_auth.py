@@ -83,6 +83,20 @@ def test_a_database_that_is_away_is_no_fault_of_a_token(
     assert "db.internal" not in answer.text, "whoever has no token is not told where the database is"
 
 
+def test_whether_it_is_ready_is_told_to_all_and_why_not_to_the_log(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away() -> None:
+        raise StorageUnavailable("cannot reach postgresql://db.internal/autotune")
+
+    monkeypatch.setattr(service, "check", away)
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["detail"].startswith("the database does not answer")
+    assert "db.internal" not in answer.text
+    assert "db.internal" in caplog.text
+
+
 def test_a_page_sends_those_without_a_token_to_the_login(client: TestClient) -> None:
     answer = client.get("/jobs/some", headers={"Accept": "text/html"})
     assert answer.status_code == 303
