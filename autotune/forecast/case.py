@@ -61,15 +61,15 @@ class Case:
         return self._rates(RATES)
 
     @cached_property
-    def attention_flops(self) -> Floats:
-        """The same for attention, which float8 training leaves in bf16."""
+    def unconverted_flops(self) -> Floats:
+        """The same for attention, experts and head, which float8 training leaves in bf16."""
         return self._rates({**RATES, "fp8": RATES["bf16"]})
 
     @cached_property
     def grouped_flops(self) -> Floats:
         """The same for experts: torch's grouped matmul is not among the operators that autocast casts for."""
         single = self.group.gpu.tflops.get("fp32", math.nan) * 1e12
-        return np.where(self.autocasts & ~np.isnan(single), single, self.peak_flops)
+        return np.where(self.autocasts & ~np.isnan(single), single, self.unconverted_flops)
 
     def _rates(self, rates: Mapping[Precision, tuple[str, ...]]) -> Floats:
         gpu = self.group.gpu

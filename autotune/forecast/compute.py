@@ -69,7 +69,7 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     constants, shape, sizes = case.constants, case.shape, case.sizes
     # Matmuls wait for arithmetic, or for their weights when there are few tokens to multiply with.
     products = case.tokens / case.tensor
-    arithmetic = _matmul(case, products * sizes.active_dense)
+    arithmetic = _of_linears(case, products * sizes.active_dense)
     if sizes.active_experts:
         efficiency = np.where(case.autocasts, constants.fp32_efficiency, _matmul_efficiency(case))
         arithmetic = arithmetic + 2.0 * products * sizes.active_experts / (efficiency * case.grouped_flops)
@@ -79,7 +79,7 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
     efficiency = np.where(
         case.has("attention", "eager"), _matmul_efficiency(case), ring * constants.attention_efficiency
     )
-    attention = scores / (efficiency * case.attention_flops)
+    attention = scores / (efficiency * case.unconverted_flops)
     passes = np.where(
         case.has("compile", True), constants.compiled_elementwise_passes, constants.elementwise_passes
     )
@@ -143,15 +143,25 @@ def _loss(case: Case) -> tuple[Floats, Floats]:
     return matmul + traffic, 2.0 * matmul + traffic
 
 
+def _of_linears(case: Case, products: Floats) -> Floats:
+    """Seconds of multiplying and adding `products` pairs of numbers in a layer's linears.
+
+    They alone are converted to float8: experts are stacked parameters, and the head is in no layer.
+    """
+    efficiency = np.where(
+        case.has("precision", "fp8"), case.constants.fp8_efficiency, _matmul_efficiency(case)
+    )
+    return 2.0 * products / (efficiency * case.peak_flops)
+
+
 def _matmul(case: Case, products: Floats) -> Floats:
-    """Seconds of multiplying and adding `products` pairs of numbers."""
-    return 2.0 * products / (_matmul_efficiency(case) * case.peak_flops)
+    """The same where nothing is converted."""
+    return 2.0 * products / (_matmul_efficiency(case) * case.unconverted_flops)
 
 
 def _matmul_efficiency(case: Case) -> Floats:
     constants = case.constants
-    wide = np.where(case.mode == SINGLE, constants.fp32_efficiency, constants.matmul_efficiency)
-    return np.where(case.has("precision", "fp8"), constants.fp8_efficiency, wide)
+    return np.where(case.mode == SINGLE, constants.fp32_efficiency, constants.matmul_efficiency)
 
 
 def gradient_accumulation(case: Case, held: Parameters) -> Floats:

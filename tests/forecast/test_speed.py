@@ -205,3 +205,23 @@ def test_a_device_that_states_no_rate_is_named(run, node):
     assert run({"precision": "bf16"}, group=without).step_s[0] > 0
     with pytest.raises(BadInput, match="H100 states no TFLOP/s for fp32"):
         run({"precision": "fp32"}, group=without)
+
+
+def test_float8_speeds_up_what_it_converts_alone(run, node, llama_8b):
+    """Linears of layers; experts are stacked parameters, which stay in bf16, and the head is in no layer."""
+    experts = shape_of(presets.load("mixtral-8x7b"))
+    assert experts is not None
+    fields = {"sequence_length": 4096, "micro_batch_size": 4}
+
+    def seconds(shape, sharding, world_size):
+        rows = [TrainingConfig(precision=one, sharding=sharding, **fields) for one in ("bf16", "fp8")]
+        return forecast(shape, node, world_size, Columns.of(rows)).step_s
+
+    bf16, fp8 = seconds(experts, "fsdp", 8)
+    attention = 2 * experts.hidden_size * (experts.query_size + experts.kv_size)
+    active = attention + 3 * experts.hidden_size * experts.intermediate_size * experts.experts_per_token
+    assert bf16 > fp8 > (1 - attention / active) * bf16
+    more = {"vocab_size": 2 * llama_8b.vocab_size}
+    more["num_parameters"] = llama_8b.num_parameters + 2 * llama_8b.embedding_parameters
+    of_head = seconds(replace(llama_8b, **more), "ddp", 1) - seconds(llama_8b, "ddp", 1)
+    assert of_head[1] == pytest.approx(of_head[0])
