@@ -96,9 +96,9 @@ def _model_parallel(case: Case, stage: Stage) -> Floats:
     # Two all-reduces in a forward, two in a backward, and a checkpointed forward's again.
     all_reduces = 2.0 * np.where(case.has("activation_checkpointing", "full"), 6.0, 4.0)
     tensor = stage.layers * all_reduces * _ring(case, case.tensor, stream, beside=np.ones(1))
-    # Keys and values travel round once in the forward, and with their gradients in the backward.
+    # Keys and values are gathered in a forward, again where it is recomputed, and their gradients scattered.
     pair = 2.0 * case.bytes.compute * case.shape.kv_size / case.tensor * case.tokens * case.context
-    context = stage.layers * 3.0 * _ring(case, case.context, pair)
+    context = stage.layers * (2.0 + case.checkpoints) * _ring(case, case.context, pair)
     crosses = case.peers * case.stages * case.tensor > case.group.gpus_per_node
     sends = (case.stages > 1) * 2.0 * stream / _rate(case, crosses, np.ones(1))
     return tensor + context + sends

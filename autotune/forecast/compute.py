@@ -75,9 +75,8 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
         arithmetic = arithmetic + 2.0 * products * sizes.active_experts / (efficiency * case.grouped_flops)
     matmul = np.maximum(arithmetic, case.bytes.compute * sizes.linear / case.tensor / case.bandwidth)
     scores = 4.0 * case.tokens * _keys(case) * shape.query_size / case.tensor
-    ring = np.where(case.context > 1, constants.ring_efficiency, 1.0)
     efficiency = np.where(
-        case.has("attention", "eager"), _matmul_efficiency(case), ring * constants.attention_efficiency
+        case.has("attention", "eager"), _matmul_efficiency(case), constants.attention_efficiency
     )
     attention = scores / (efficiency * case.unconverted_flops)
     passes = np.where(
@@ -118,21 +117,32 @@ def _adapter_traffic(case: Case) -> Floats:
 
 
 def _keys(case: Case) -> Floats:
-    """Keys that a query is multiplied with, in the mean of queries and layers.
+    """Keys that a query is multiplied with, in the mean of layers and of the slowest rank's queries.
 
-    A causal kernel skips the later half; one that is given a mask, as PyTorch's is for a window, skips
+    A causal kernel skips the later ones; one that is given a mask, as PyTorch's is for a window, skips
     nothing, and neither does attention that is written out. FlashAttention skips what a window leaves out.
     """
-    everything, causal = case.sequence, case.sequence / 2.0
+    everything = case.sequence
+    causal = _seen(case, everything)
     if case.shape.windowed_layers:
         window = np.minimum(case.sequence, case.shape.sliding_window or np.inf)
-        skipping = window * (1.0 - window / (2.0 * case.sequence))
         windowed = np.where(
-            case.has("attention", "flash"), skipping, np.where(masked(case), everything, causal)
+            case.has("attention", "flash"), _seen(case, window), np.where(masked(case), everything, causal)
         )
         share = case.shape.windowed_layers / case.shape.num_layers
         causal = share * windowed + (1.0 - share) * causal
     return np.where(case.has("attention", "eager"), everything, causal)
+
+
+def _seen(case: Case, window: Floats) -> Floats:
+    """Keys up to a query's own, `window` at most, in the mean of the last context-parallel rank's queries.
+
+    Each rank has one piece of a sequence: of n the last sees S (1 - 1 / 2n) of S tokens, not S / 2.
+    """
+    first = case.sequence * (1.0 - 1.0 / case.context)
+    filling, full = np.minimum(window, first), np.maximum(window, first)
+    sums: Floats = (window**2 - filling**2) / 2.0 + window * (case.sequence - full)
+    return sums * case.context / case.sequence
 
 
 def _loss(case: Case) -> tuple[Floats, Floats]:

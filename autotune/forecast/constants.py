@@ -70,9 +70,6 @@ class ForecastConstants:
     attention_efficiency: float = 0.25
     """The same for fused attention, forward and backward: FlashAttention-2 reaches 0.35 on H100 in isolated
     forwards (FlashAttention-3's paper), less in backwards and at a step's clocks. Reasoned."""
-    ring_efficiency: float = 0.8
-    """What is left of it where context-parallel ranks attend to one part of the keys after the other, and
-    rescale what they have. Reasoned."""
     memory_efficiency: float = 0.85
     """Share of the memory bandwidth that elementwise kernels reach: 0.9 to 0.75 (Calculon). Read."""
     elementwise_passes: float = 3.0

@@ -15,16 +15,23 @@ ROWS = json.loads((BENCHMARKS / "data" / "published.json").read_text())["rows"]
 def compared():
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        from forecast_published import compare
+        from forecast_published import balances_attention, compare
     finally:
         sys.path.remove(str(BENCHMARKS))
-    return [compare(row) for row in ROWS]
+    return [{**compare(row), "balanced": balances_attention(row)} for row in ROWS]
 
 
 def test_speed_is_within_a_fifth(compared):
-    errors = [row["speed_error"] for row in compared]
+    errors = [row["speed_error"] for row in compared if not row["balanced"]]
+    assert len(errors) > 10
     assert max(map(abs, errors)) <= 0.20
     assert mean(map(abs, errors)) <= 0.10
+
+
+def test_context_parallel_ranks_that_share_attention_evenly_are_faster(compared):
+    errors = [row["speed_error"] for row in compared if row["balanced"]]
+    assert len(errors) > 5
+    assert -0.30 <= min(errors) <= max(errors) < 0
 
 
 def test_reserved_memory_is_close(compared):

@@ -225,3 +225,64 @@ def test_float8_speeds_up_what_it_converts_alone(run, node, llama_8b):
     more["num_parameters"] = llama_8b.num_parameters + 2 * llama_8b.embedding_parameters
     of_head = seconds(replace(llama_8b, **more), "ddp", 1) - seconds(llama_8b, "ddp", 1)
     assert of_head[1] == pytest.approx(of_head[0])
+
+
+def test_the_last_context_parallel_rank_attends_to_nearly_all(node, llama_8b):
+    """Parts of a sequence are contiguous and causal, so the last of n sees (2n - 1) / n times the mean."""
+
+    def attending(context):
+        config = TrainingConfig(sequence_length=8192, context_parallel_size=context)
+        fast, slow = (
+            replace(CONSTANTS["cuda"], hidden_share=0.0, attention_efficiency=share) for share in (0.2, 0.1)
+        )
+        columns = Columns.of([config])
+        return (
+            forecast(llama_8b, node, 8, columns, slow).step_s[0]
+            - forecast(llama_8b, node, 8, columns, fast).step_s[0]
+        )
+
+    alone = attending(1)
+    for ranks in (2, 4, 8):
+        assert attending(ranks) / alone == pytest.approx((2 * ranks - 1) / ranks**2)
+
+
+def test_a_window_is_all_that_the_last_context_parallel_rank_attends_to(node, llama_8b):
+    windowed = replace(llama_8b, sliding_window=1024, windowed_layers=32)
+    wide = replace(windowed, sliding_window=8192)
+    fields = {"sequence_length": 8192, "attention": "flash"}
+    columns = Columns.of([TrainingConfig(context_parallel_size=ranks, **fields) for ranks in (1, 4)])
+    flat = replace(CONSTANTS["cuda"], hidden_share=0.0)
+    slow = replace(flat, attention_efficiency=flat.attention_efficiency / 2)
+    of_window, of_all = (
+        forecast(shape, node, 8, columns, slow).step_s - forecast(shape, node, 8, columns, flat).step_s
+        for shape in (windowed, wide)
+    )
+    # Over tokens and keys: 1024 less what the first 1024 tokens lack, and exactly 1024.
+    assert of_window[1] / of_window[0] == pytest.approx(1 / (4 * (1 - 1024 / (2 * 8192))))
+    assert of_all[1] / of_all[0] == pytest.approx(7 / 16)
+
+
+def test_context_parallel_ranks_gather_keys_and_values_and_scatter_their_gradients(node, llama_8b):
+    """Once in a forward and once in a backward; what is recomputed is gathered again."""
+    ranks, layers, sequence = 4, 32, 8192
+    pair = 2 * 2 * 1024 * sequence
+    all_reduce = 2 * 4 * llama_8b.num_parameters
+    for checkpointing, gathers in (("none", 2), ("full", 3)):
+        columns = Columns.of(
+            [
+                TrainingConfig(
+                    sequence_length=sequence,
+                    context_parallel_size=ranks,
+                    activation_checkpointing=checkpointing,
+                )
+            ]
+        )
+        fast, slow = (
+            replace(CONSTANTS["cuda"], hidden_share=0.0, link_efficiency=share) for share in (1.0, 0.5)
+        )
+        more = (
+            forecast(llama_8b, node, ranks, columns, slow).step_s[0]
+            - forecast(llama_8b, node, ranks, columns, fast).step_s[0]
+        )
+        sent = (all_reduce + layers * gathers * pair) * (ranks - 1) / ranks
+        assert more == pytest.approx(sent / 450e9)
