@@ -19,8 +19,7 @@ from autotune.request import PlanRequest, ceiling_bytes, default_spaces, space_f
 from autotune.search.advice import advice
 from autotune.search.facts import facts_of
 from search_spaces.columns import Columns
-from search_spaces.constraints import Facts, Rejection, why_illegal
-from trials.contract.capabilities import why_unprobed
+from search_spaces.constraints import Facts, Rejection, why_illegal, why_unprobed
 from trials.contract.config import TrainingConfig
 from trials.contract.message import ContractError
 
@@ -91,7 +90,7 @@ class GroupPlan:
             host_bytes=int(found.host_bytes[index]),
             memory={name: int(part[index]) for name, part in found.parts.items()},
             fits=bool(self.fits[index]),
-            unprobed=why_unprobed(config, self.group.gpu.features),
+            unprobed=why_unprobed(config, self.facts),
         )
 
 

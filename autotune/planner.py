@@ -18,9 +18,8 @@ from autotune.report.plan import Explanation, Plan, Rejected
 from autotune.request import PlanRequest
 from autotune.search.candidates import too_large_for_host
 from search_spaces.columns import Columns, Value
-from search_spaces.constraints import accumulation_steps, why_illegal
+from search_spaces.constraints import accumulation_steps, why_illegal, why_unprobed
 from search_spaces.dimensions import DERIVED
-from trials.contract.capabilities import why_unprobed
 from trials.contract.config import TrainingConfig
 
 
@@ -83,7 +82,8 @@ def explain(request: PlanRequest, given: Mapping[str, Value]) -> Explanation:
     if DERIVED not in given:
         (steps,) = accumulation_steps(Columns.of([config]), facts)
         config = config.model_copy(update={DERIVED: int(steps)})
-    if reason := why_illegal(config, replace(facts, global_batch_size=None)):
+    facts = replace(facts, global_batch_size=None)
+    if reason := why_illegal(config, facts):
         raise BadInput(f"that configuration cannot be: {reason}")
     columns = Columns.of([config])
     plain = forecast(model.shape, group, usual.world_size, columns)
@@ -112,7 +112,7 @@ def explain(request: PlanRequest, given: Mapping[str, Value]) -> Explanation:
         step_s=float(one.step_s[0]),
         seconds={name: seconds * longer for name, seconds in parts.seconds.items()},
         mfu=None if one.mfu is None else float(one.mfu[0]),
-        unprobed=why_unprobed(config, group.gpu.features),
+        unprobed=why_unprobed(config, facts),
     )
 
 

@@ -3,8 +3,8 @@
 `python benchmarks/forecast_published.py` reads data/published.json and writes
 results/forecast_published.json. Nothing is fitted to these rows.
 
-With context parallelism torchtitan gives each rank an early and a late piece of a sequence, so that all attend
-to as many keys. Probes give each one piece, and the forecast is of the rank with the last: it is to be slower.
+With context parallelism torchtitan gives each rank an early and a late piece of a sequence, so that all have
+as many keys. Probes give each one piece, and the forecast is of the rank with the last: it is to be slower.
 """
 
 import json

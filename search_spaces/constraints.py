@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -101,6 +101,11 @@ def why_illegal(config: TrainingConfig, facts: Facts) -> str | None:
     """The first rule that `config` breaks, in words, or None where it is legal."""
     _, rejections = sift(Columns.of([config]), facts)
     return rejections[0].reason if rejections else None
+
+
+def why_unprobed(config: TrainingConfig, facts: Facts) -> str | None:
+    """Why no probe of `config`, which is legal to forecast, can run yet; None where one can."""
+    return why_illegal(config, replace(facts, to_probe=True))
 
 
 def accumulation_steps(columns: Columns, facts: Facts) -> Counts:
@@ -282,6 +287,48 @@ STRUCTURE: tuple[Constraint, ...] = (
         lambda c, f: "experts are stacked parameters, which are not quantised; use base_weights=native",
     ),
     Constraint(
+        "tied_embeddings",
+        ("tensor_parallel_size", "pipeline_parallel_size"),
+        lambda c, f: f.tied_embeddings & ((_tensor(c) > 1) | (_stages(c) > 1)),
+        lambda c, f: (
+            "this model ties its head to its embedding, which tensor and pipeline parallelism keep apart"
+        ),
+    ),
+    Constraint(
+        "chunked_loss",
+        ("loss",),
+        lambda c, f: c.is_in("loss", ["chunked"]) & (f.model_type in WITH_CAPPED_LOGITS),
+        lambda c, f: f"loss=chunked would miss the cap on the logits of {f.model_type}; use loss=eager",
+    ),
+    Constraint(
+        "converted_linears",
+        ("base_weights", "quantization_aware", "precision"),
+        lambda c, f: (
+            (
+                ~c.is_in("base_weights", ["native"])
+                | ~c.is_in("quantization_aware", ["none"])
+                | c.is_in("precision", ["fp8"])
+            )
+            & (f.model_type in WITHOUT_LINEARS)
+        ),
+        lambda c, f: (
+            f"the layers of {f.model_type} have no nn.Linear, so nothing of them can be quantised or "
+            "multiplied in float8"
+        ),
+    ),
+    Constraint(
+        "float8_tokens",
+        ("precision", "micro_batch_size", "sequence_length"),
+        lambda c, f: (
+            c.is_in("precision", ["fp8"])
+            & (c.count("micro_batch_size") * c.count("sequence_length") % FLOAT8_MULTIPLE != 0)
+        ),
+        lambda c, f: (
+            f"float8 matmuls take a multiple of {FLOAT8_MULTIPLE} tokens, which "
+            f"{_named(c, 'micro_batch_size', 'sequence_length')} is not"
+        ),
+    ),
+    Constraint(
         "lora_rank",
         ("lora_rank", "adaptation"),
         lambda c, f: ~c.is_in("adaptation", ["lora"]) & (c.count("lora_rank") > _least(c, "lora_rank")),
@@ -348,18 +395,6 @@ PROBED: tuple[Constraint, ...] = (
         ),
     ),
     Constraint(
-        "float8_tokens",
-        ("precision", "micro_batch_size", "sequence_length"),
-        lambda c, f: (
-            c.is_in("precision", ["fp8"])
-            & (c.count("micro_batch_size") * c.count("sequence_length") % FLOAT8_MULTIPLE != 0)
-        ),
-        lambda c, f: (
-            f"float8 matmuls take a multiple of {FLOAT8_MULTIPLE} tokens, which "
-            f"{_named(c, 'micro_batch_size', 'sequence_length')} is not"
-        ),
-    ),
-    Constraint(
         "tensor_parallel_replicas",
         ("sharding", "tensor_parallel_size"),
         lambda c, f: c.is_in("sharding", ["ddp"]) & (_tensor(c) > 1) & (_shards(c, f) > 1),
@@ -368,35 +403,5 @@ PROBED: tuple[Constraint, ...] = (
             "tensor_parallel_size of the whole world"
         ),
     ),
-    Constraint(
-        "tied_embeddings",
-        ("tensor_parallel_size", "pipeline_parallel_size"),
-        lambda c, f: f.tied_embeddings & ((_tensor(c) > 1) | (_stages(c) > 1)),
-        lambda c, f: (
-            "this model ties its head to its embedding, which tensor and pipeline parallelism keep apart"
-        ),
-    ),
-    Constraint(
-        "chunked_loss",
-        ("loss",),
-        lambda c, f: c.is_in("loss", ["chunked"]) & (f.model_type in WITH_CAPPED_LOGITS),
-        lambda c, f: f"loss=chunked would miss the cap on the logits of {f.model_type}; use loss=eager",
-    ),
-    Constraint(
-        "converted_linears",
-        ("base_weights", "quantization_aware", "precision"),
-        lambda c, f: (
-            (
-                ~c.is_in("base_weights", ["native"])
-                | ~c.is_in("quantization_aware", ["none"])
-                | c.is_in("precision", ["fp8"])
-            )
-            & (f.model_type in WITHOUT_LINEARS)
-        ),
-        lambda c, f: (
-            f"the layers of {f.model_type} have no nn.Linear, so nothing of them can be quantised or "
-            "multiplied in float8"
-        ),
-    ),
 )
-"""Rules of what a probe can run, besides the table of capabilities."""
+"""Rules of what could be trained and no probe runs yet, besides the table of capabilities."""

@@ -52,6 +52,23 @@ def test_candidates_and_rejections_add_up_to_the_space():
     assert found.fitting + too_large == found.candidates
 
 
+def test_what_cannot_be_trained_is_not_ranked():
+    """GPT-2 has no nn.Linear to quantise."""
+    found = plan(PlanRequest(model="gpt2-xl", gpus="T4", space="lora", top=1000))
+    assert {row.config.base_weights for row in found.ranked} == {"native"}
+    assert any("no nn.Linear" in rejected.reason for rejected in found.rejected)
+
+
+def test_what_no_probe_runs_yet_is_marked():
+    """Where the model stands in the way as well as where an engine does."""
+    pinned = {"tensor_parallel_size": 2, "pipeline_parallel_size": 1, "sharding": "fsdp", "loss": "eager"}
+    settings = {field: (value,) for field, value in pinned.items()}
+    request = ask(model="mixtral-8x7b", gpus="8xH200", space="three_d", settings=settings)
+    expected = "no engine probes tensor parallelism of experts yet"
+    assert plan(request).ranked[0].unprobed == expected
+    assert explain(request, {}).unprobed == expected
+
+
 def test_a_model_too_large_to_train_in_full_is_adapted():
     found = plan(PlanRequest(**ONE_4090))
     best = found.ranked[0]

@@ -52,7 +52,7 @@ ILLEGAL = [
     (BATCH, {"gradient_accumulation_steps": 14}, "misses the global batch of 100 by more than 10%"),
     (replace(ONE_NODE, to_probe=True), {"tensor_parallel_size": 2}, "DDP does not average gradients"),
     (
-        replace(ONE_NODE, to_probe=True, tied_embeddings=True),
+        replace(ONE_NODE, tied_embeddings=True),
         {"tensor_parallel_size": 2, "sharding": "fsdp"},
         "ties its head to its embedding",
     ),
@@ -67,12 +67,13 @@ ILLEGAL = [
         "look back over 1024 tokens only",
     ),
     (
-        replace(ONE_NODE, to_probe=True, model_type="gemma2"),
+        replace(ONE_NODE, model_type="gemma2"),
         {"attention": "eager", "loss": "chunked"},
         "the cap on the logits of gemma2",
     ),
+    (ONE_NODE, {"precision": "fp8", "sequence_length": 1000, "micro_batch_size": 3}, "multiple of 16 tokens"),
     (
-        replace(ONE_NODE, to_probe=True, model_type="gpt2"),
+        replace(ONE_NODE, model_type="gpt2"),
         {"adaptation": "lora", "base_weights": "int4"},
         "the layers of gpt2 have no nn.Linear",
     ),

@@ -273,14 +273,6 @@ def refusals(features: frozenset[Feature], *, to_probe: bool = True) -> tuple[Re
     return tuple(row for row in REFUSALS if row.applies_to(features) and (to_probe or not row.unprobed))
 
 
-def why_unprobed(config: TrainingConfig, features: frozenset[Feature]) -> str | None:
-    """Why no probe of `config` can run yet, though it could be trained; None where one can."""
-    for row in refusals(features):
-        if row.unprobed and row.matches(config):
-            return row.reason
-    return None
-
-
 def refusal(config: TrainingConfig, features: frozenset[Feature]) -> str | None:
     """Why no probe of `config` can run on such a device, or None where one can."""
     for row in refusals(features):
