@@ -59,6 +59,12 @@ def test_what_cannot_be_trained_is_not_ranked():
     assert any("no nn.Linear" in rejected.reason for rejected in found.rejected)
 
 
+def test_fewer_bytes_lead_where_one_wire_carries_them_all():
+    """PCIe brings the offloaded base from the CPU, and the other card's part of it."""
+    found = plan(ask(model="llama-3.1-70b", gpus="4090:2", space="lora"))
+    assert found.ranked[0].config.base_weights == "int4"
+
+
 def test_what_no_probe_runs_yet_is_marked():
     """Where the model stands in the way as well as where an engine does."""
     pinned = {"tensor_parallel_size": 2, "pipeline_parallel_size": 1, "sharding": "fsdp", "loss": "eager"}

@@ -38,15 +38,13 @@ def communication(
     once = keeps_whole(case)
     first, last = once * _exposed(case, gather, compute.forward), once * scatter
     gather, scatter = ~once * gather, ~once * scatter
-    # Collectives and copies run side by side behind the same compute, so the slower of the two is waited for.
     out, back = _copies(case, held)
-    copied = _exposed(case, back, compute.backward)
-    in_backward = np.maximum(_exposed(case, gather + scatter, compute.backward), copied)
+    in_forward = _waited_for(case, gather, out, compute.forward)
+    in_backward = _waited_for(case, gather + scatter, back, compute.backward)
     # The last backward hides both its own collectives and the reduction of the step.
-    last_reduced = _exposed(case, gather + scatter + _reduction(case, held), compute.backward)
-    in_last_backward = np.maximum(last_reduced, copied)
+    reduction = _reduction(case, held)
+    in_last_backward = _waited_for(case, gather + scatter + reduction, back, compute.backward)
     updated = case.has("sharding", "zero1", "zero2") * _shard_ring(case, case.bytes.weights * held.trainable)
-    in_forward = np.maximum(_exposed(case, gather, compute.forward), _exposed(case, out, compute.forward))
     return Communication(
         per_microbatch=in_forward
         + in_backward
@@ -134,6 +132,15 @@ def _rate(case: Case, crosses: Mask, in_node: Floats) -> Floats:
     link = constants.link_efficiency * group.gpu.link_gb_per_s * 1e9
     network = constants.network_efficiency * group.network_gb_per_s * 1e9
     return np.where(crosses, np.minimum(network * in_node, link), link)
+
+
+def _waited_for(case: Case, collectives: Floats, copies: Floats, compute: Floats) -> Floats:
+    """What `compute` does not hide of collectives and copies: they run side by side, unless PCIe is the one
+    wire for both.
+    """
+    if case.group.gpu.links_over_pcie:
+        return _exposed(case, collectives + copies, compute)
+    return np.maximum(_exposed(case, collectives, compute), _exposed(case, copies, compute))
 
 
 def _exposed(case: Case, seconds: Floats, compute: Floats) -> Floats:

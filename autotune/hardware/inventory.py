@@ -45,6 +45,11 @@ class Gpu:
     source: str
     """Where the figures are from."""
 
+    @property
+    def links_over_pcie(self) -> bool:
+        """Whether PCIe is all that the devices of a node have between them."""
+        return self.link_gb_per_s <= self.pcie_gb_per_s
+
 
 @dataclass(frozen=True)
 class NodeGroup:

@@ -54,11 +54,13 @@ def plan_view(plan: Plan) -> RenderableType:
 
 def _rows(rows: Sequence[PlanRow]) -> RenderableType:
     groups = len({row.gpus for row in rows}) > 1
+    offloads = any(row.host_bytes for row in rows)
     traced = any(row.traced_bytes is not None for row in rows)
     headings = [
         "tokens/s",
         "MFU",
         "device memory",
+        *(["CPU memory"] if offloads else []),
         "of the ceiling",
         *(["tensors, traced"] if traced else []),
         *(["on"] if groups else []),
@@ -70,6 +72,7 @@ def _rows(rows: Sequence[PlanRow]) -> RenderableType:
             figure(row.tokens_per_second) + ("*" if row.unprobed else ""),
             "" if row.mfu is None else f"{row.mfu:.0%}",
             format_bytes(held),
+            *([format_bytes(row.host_bytes) if row.host_bytes else ""] if offloads else []),
             _bar(row, held),
         ]
         if traced:

@@ -24,8 +24,10 @@ SHORT = {
     "optimizer": "states",
     "activations": "activ.",
     "selective": "select.",
+    "device memory": "device",
+    "CPU memory": "CPU",
 }
-"""What long values are called where there is little room."""
+"""What long values and headings are called where there is little room."""
 
 
 def _said(value: str, *, short: bool) -> str:
@@ -85,7 +87,7 @@ class ConfigTable:
             number = field.endswith(("_size", "_steps", "_length", "_rank"))
             table.add_column(HEADINGS[field][heading], justify="right" if number else "left", no_wrap=True)
         for name in self._figures:
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(_said(name, short=heading > 0), justify="right", no_wrap=True)
         for trial, config, figures, style in self._rows:
             values = [_said(str(getattr(config, field)), short=heading > 0) for field in self._fields]
             table.add_row(trial, *values, *figures, style=style)

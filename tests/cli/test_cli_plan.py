@@ -112,3 +112,13 @@ def test_an_explanation_tells_what_goes_to_the_cpu(cli: Cli):
     ended = cli("plan", "llama-3.1-8b", "--gpus", "H100:8", "--explain", "sharding=zero2,offload=optimizer")
     assert ended.code == 0
     assert "to the CPU memory of each node" in ended.out
+
+
+def test_rows_tell_what_they_take_of_the_cpus_memory(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    words = ("plan", "llama-3.1-70b", "--gpus", "4090:2", "--space", "lora", "--top", 3)
+    needed = cli(*words, "--json").json["ranked"][0]["host_bytes"]
+    shown = cli(*words).out
+    assert "CPU memory" in shown
+    assert f"{needed / 2**30:.2f} GiB" in shown
+    assert "CPU memory" not in cli("plan", "llama-3.1-8b", "--gpus", "H100:8", "--set", "offload=none").out

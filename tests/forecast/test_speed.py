@@ -286,3 +286,19 @@ def test_context_parallel_ranks_gather_keys_and_values_and_scatter_their_gradien
         )
         sent = (all_reduce + layers * gathers * pair) * (ranks - 1) / ranks
         assert more == pytest.approx(sent / 450e9)
+
+
+def test_copies_and_collectives_share_the_only_wire_of_a_card(node, llama_8b):
+    """Where devices have a link of their own, copies go beside it, behind the longer collectives."""
+    columns = Columns.of([TrainingConfig(sharding="fsdp", offload="optimizer_and_parameters")])
+    constants = replace(CONSTANTS["cuda"], hidden_share=0.0)
+    one_wire, two = (
+        replace(node, gpu=replace(node.gpu, link_gb_per_s=64, pcie_gb_per_s=rate)) for rate in (64, 64 - 1e-9)
+    )
+    more = (
+        forecast(llama_8b, one_wire, 8, columns, constants).step_s[0]
+        - forecast(llama_8b, two, 8, columns, constants).step_s[0]
+    )
+    # Parameters come for the forward and for the backward, and gradients go.
+    copied = 3 * 4 * llama_8b.num_parameters / 8
+    assert more == pytest.approx(copied / (constants.pcie_efficiency * 64e9), rel=1e-3)
