@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -94,6 +95,16 @@ def _require_traceable(request: ProbeRequest) -> None:
         raise BadInput(
             "DDP does not run on fake tensors; trace the same configuration on one GPU: what it lacks are "
             "buckets, which are as large as the gradients"
+        )
+    if config.compile:
+        raise BadInput(
+            "a trace compiles nothing, so what compiling saves would be counted as well; trace the same "
+            "configuration without compile, or see what `autotune plan` forecasts"
+        )
+    if config.attention == "flash" and find_spec("flash_attn") is None:
+        raise BadInput(
+            "attention=flash needs the package flash-attn, which is not installed; trace the same "
+            "configuration with attention=sdpa, whose kernels keep as much"
         )
     if config.pipeline_parallel_size > 1:
         raise BadInput("a trace is of one rank alone, and a stage of a pipeline waits for the others")

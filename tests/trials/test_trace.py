@@ -145,11 +145,18 @@ def test_a_factory_is_traced_too() -> None:
             {"sharding": "fsdp", "pipeline_parallel_size": 2, "gradient_accumulation_steps": 2},
             "a stage of a pipeline waits",
         ),
+        ({"sharding": "fsdp", "compile": True}, "compiles nothing, so what compiling saves would be counted"),
     ],
 )
 def test_what_cannot_be_traced_is_said(config: dict[str, object], reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         trace.trace(probe(config=config))
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "find_spec", lambda _name: None)
+    with pytest.raises(BadInput, match="needs the package flash-attn, which is not installed"):
+        trace.trace(probe(config={"sharding": "fsdp", "attention": "flash", "precision": "bf16"}))
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
