@@ -61,7 +61,7 @@ OPTIMIZERS: Mapping[Optimizer, str] = MappingProxyType(
         "adamw": "torch.optim.AdamW(..., fused={fused})",
         "adam": "torch.optim.Adam(..., fused={fused})",
         "sgd": "torch.optim.SGD(..., fused={fused})",
-        "adamw_8bit": "AdamW with 8-bit states (bitsandbytes.optim.AdamW8bit)",
+        "adamw_8bit": "torchao.optim.AdamW8bit (Transformers: optim='adamw_torch_8bit')",
         "adafactor": "torch.optim.Adafactor",
         "lion": "Lion",
     }

@@ -106,6 +106,19 @@ def test_a_pipeline_says_its_schedule(schedule: str, named: str, make_target: Ma
     assert "torch.distributed.pipelining" not in plain
 
 
+@pytest.mark.parametrize(
+    ("format", "sharding"),
+    [("torchrun", "ddp"), ("torchrun", "fsdp"), ("accelerate", "ddp"), ("accelerate", "fsdp")],
+)
+def test_8_bit_states_are_those_that_were_measured(
+    format: str, sharding: str, make_target: MakeTarget
+) -> None:
+    """bitsandbytes' do not run on the shards of FSDP2."""
+    words = FORMATS[format](make_target(optimizer="adamw_8bit", sharding=sharding))["launch.sh"]
+    assert "torchao.optim.AdamW8bit" in words
+    assert "bitsandbytes" not in words
+
+
 def test_environment_is_the_probes(make_target: MakeTarget) -> None:
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
     for device in devices:
