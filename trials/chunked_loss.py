@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from trials.contract.constants import LOSS_CHUNKS
 from trials.model import BuiltModel, ModelUnusable
 
-CHUNKS = 8
 IGNORED = -100
 """Label of a token that counts for nothing, transformers' and PyTorch's."""
 
@@ -53,7 +53,7 @@ def chunk_loss(built: BuiltModel) -> None:
 def mean_cross_entropy(head: ChunkedHead, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Of each token given those before it; hidden states (B, S, h), labels (B, S)."""
     targets = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].flatten()
-    parts = zip(hidden.flatten(0, 1).chunk(CHUNKS), targets.chunk(CHUNKS), strict=True)
+    parts = zip(hidden.flatten(0, 1).chunk(LOSS_CHUNKS), targets.chunk(LOSS_CHUNKS), strict=True)
     # By a call of the head, at which engines that shard it gather its weight.
     sums = [checkpoint(head, part, target, use_reentrant=False) for part, target in parts]
     return torch.stack(sums).sum() / (targets != IGNORED).sum()

@@ -7,6 +7,7 @@ from typing import Any
 from autotune.export.target import Target
 from trials.contract.capabilities import ENGINE_OF_SHARDING, EngineName
 from trials.contract.config import Optimizer, PipelineSchedule, Precision, TrainingConfig
+from trials.contract.constants import LOSS_CHUNKS
 
 OF_FIELD: Mapping[str, Mapping[Any, str]] = MappingProxyType(
     {
@@ -31,8 +32,8 @@ OF_FIELD: Mapping[str, Mapping[Any, str]] = MappingProxyType(
             "second matmul (torch.utils.checkpoint.create_selective_checkpoint_contexts)",
         },
         "loss": {
-            "chunked": "compute the loss on a part of the micro-batch at a time, so that its fp32 logits "
-            "never exist whole"
+            "chunked": f"compute the loss on {LOSS_CHUNKS} pieces of the micro-batch one by one, so that its "
+            "fp32 logits never exist whole"
         },
         "compile": {True: "compile each transformer block (block.compile())"},
         "offload": {"activations": "keep saved activations in CPU memory (torch.autograd.graph.save_on_cpu)"},

@@ -41,12 +41,6 @@ class ForecastConstants:
     whole_streams_alive: int = 3
     """Hidden states of all tokens in the compute format, while tensor-parallel ranks gather the gradient of
     what the feed-forward part puts out, or the embedding; one more while that of attention is. Traced."""
-    loss_chunks: int = 8
-    """Pieces of `loss=chunked`. Read: torchtitan's default."""
-    head_norm_transient_bytes: float = 18
-    """Per token and hidden unit, while the backward passes the final norm. Traced."""
-    score_transient_bytes: float = 10
-    """Per score of eager attention, in its backward: two fp32 gradients and one in bf16. Reasoned."""
     key_gradients_alive: float = 1.5
     """Whole-sequence pairs of gradients of K and V that context parallelism holds at a time: the kernel's,
     and of one of them the parts that are sent. Traced."""

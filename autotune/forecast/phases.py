@@ -20,7 +20,7 @@ from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
 from autotune.forecast.states import Parameters, Stage, States, layers_alive, shards_gradients
 from autotune.forecast.weight_copies import Copies, weight_copies
-from trials.contract.constants import engine_constants
+from trials.contract.constants import LOSS_CHUNKS, engine_constants
 from trials.contract.messages import StepPhase
 
 LOG_SOFTMAX_BYTES = 4.0
@@ -256,7 +256,7 @@ def loss_share(case: Case) -> Floats:
 
 def loss_pieces(case: Case) -> Floats:
     """Pieces that the logits are made in, one after the other."""
-    return np.where(case.has("loss", "chunked"), float(case.constants.loss_chunks), 1.0)
+    return np.where(case.has("loss", "chunked"), float(LOSS_CHUNKS), 1.0)
 
 
 def _of_chunks_before(case: Case, head: Floats) -> Floats:

@@ -1,7 +1,9 @@
 """What must hold for every model, configuration and machine."""
 
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune.forecast import constants
 from autotune.forecast.activations import activations
 from autotune.forecast.case import Case
-from autotune.forecast.constants import CONSTANTS
+from autotune.forecast.constants import CONSTANTS, ForecastConstants
 from autotune.forecast.forecast import Forecast, forecast
 from autotune.forecast.memory import PARTS
 from autotune.hardware.inventory import NodeGroup
@@ -214,3 +217,11 @@ def test_constant_columns_give_what_full_ones_give(node, shape, config):
     short, long = (forecast(shape, node, 8, columns) for columns in (constant, full))
     assert short.peak_bytes.tolist() == long.peak_bytes.tolist()
     assert short.tokens_per_second.tolist() == long.tokens_per_second.tolist()
+
+
+def test_every_constant_has_a_reader():
+    sources = Path(constants.__file__).parent.glob("*.py")
+    read = "".join(path.read_text() for path in sources)
+    names = [field.name for field in fields(ForecastConstants)]
+    unread = [name for name in names if not re.search(rf"constants(\[.*\])?\.{name}\b", read, re.IGNORECASE)]
+    assert unread == []

@@ -8,6 +8,7 @@ from probes import DECODER, TINY, hf_model
 from torch import nn
 
 from trials.contract.config import TrainingConfig
+from trials.contract.constants import LOSS_CHUNKS
 from trials.contract.messages import ModelSpec
 from trials.float8 import use_float8
 from trials.gradients import clip_gradients
@@ -183,6 +184,14 @@ class TestChunkedLoss:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             loss_of(built)
         assert largest < TOKENS.numel() * 96
+
+    def test_comes_in_as_many_pieces_as_are_forecast(self) -> None:
+        built = made(loss="chunked")
+        pieces: list[int] = []
+        head: Any = built.module.get_output_embeddings()
+        head.register_forward_hook(lambda _head, _args, output: pieces.append(output.dim()))
+        loss_of(built)
+        assert pieces.count(0) == LOSS_CHUNKS
 
     def test_is_not_for_a_factory(self) -> None:
         with pytest.raises(ModelUnusable, match="loss=chunked needs a Hugging Face model"):

@@ -12,6 +12,9 @@ PROTOCOL_VERSION = 2
 LEARNING_RATE = 1e-4
 """Of every probe; small enough to stay finite from random weights. A real run has its own."""
 
+LOSS_CHUNKS = 8
+"""Pieces of `loss=chunked`: torchtitan's default."""
+
 
 class EngineConstants(Message):
     deepspeed_bucket_elements: int
