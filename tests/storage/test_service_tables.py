@@ -18,8 +18,8 @@ from autotune.storage import queue
 from autotune.storage.engine import create_engine
 from autotune.storage.leases import driven
 from autotune.storage.owner import Owner
-from autotune.storage.records import Mark
 from autotune.storage.reading import read_job
+from autotune.storage.records import Mark
 from autotune.storage.repository import Repository, utc_now
 from autotune.storage.tables import EventRow, JobRow
 from autotune.storage.tokens import Role
