@@ -19,6 +19,9 @@ AutotuneError                     exit code
         └── NotNow                    devices that others use, a cluster that does not answer: later, perhaps
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AutotuneError(Exception):
     exit_code = 1
@@ -29,7 +32,8 @@ class UserError(AutotuneError):
 
 
 class BadInput(UserError):
-    pass
+    field: str | None = None
+    """Of the request, where one alone is to blame."""
 
 
 class WrongStatus(BadInput):
@@ -86,3 +90,13 @@ class ExecutionUnavailable(MachineFault):
 
 class NotNow(ExecutionUnavailable):
     pass
+
+
+@contextmanager
+def about(field: str) -> Iterator[None]:
+    """What is wrong with the input here is wrong with this field of the request."""
+    try:
+        yield
+    except BadInput as error:
+        error.field = error.field or field
+        raise

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.errors import BadInput, StorageUnavailable
+from autotune.errors import BadInput, StorageUnavailable, about
 from autotune.forecast.calibration import Calibrated, Calibration
 from autotune.forecast.forecast import Forecast, forecast, usable_host_bytes
 from autotune.hardware.inventory import NodeGroup
@@ -180,7 +180,8 @@ def _plan_group(
         facts = _facts(request, model, group, world_size)
         enumeration = space.enumerate(facts)
     except ContractError as error:
-        raise BadInput(str(error)) from error
+        with about("space"):
+            raise BadInput(str(error)) from error
     if not len(enumeration.columns):
         most = sorted(enumeration.rejected, key=lambda rejection: -rejection.count)
         reasons = "; ".join(rejection.reason for rejection in most[:3])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotune.errors import BadInput, NothingFits
+from autotune.errors import BadInput, NothingFits, about
 from autotune.forecast.forecast import break_down, forecast, usable_host_bytes
 from autotune.group_plan import GroupPlan, advice_for, foremost, plan_groups
 from autotune.hardware.inventory import NodeGroup
@@ -36,8 +36,10 @@ def plan(request: PlanRequest) -> Plan:
 
 
 def _premises(request: PlanRequest) -> tuple[ResolvedModel, tuple[NodeGroup, ...]]:
-    model = resolve(request.model, request.model_name)
-    return model, parse_inventory(request.gpus, request.ray_address).groups
+    with about("model"):
+        model = resolve(request.model, request.model_name)
+    with about("gpus"):
+        return model, parse_inventory(request.gpus, request.ray_address).groups
 
 
 def save_plot(found: Plan, path: Path) -> None:

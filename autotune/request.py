@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from autotune.errors import BadInput
+from autotune.errors import BadInput, about
 from autotune.hardware.cpu import cpu_cores
 from autotune.hardware.inventory import NodeGroup
 from autotune.hardware.parse import parse_inventory
@@ -91,16 +91,23 @@ class PlanRequest:
 
 def specify(request: TuneRequest) -> JobSpec:
     """The user's words, resolved and frozen. Raises BadInput."""
-    model = resolve(request.model, request.model_name)
+    with about("model"):
+        model = resolve(request.model, request.model_name)
     # Probes of the other executors run on this machine, whatever cluster the environment names.
     cluster = request.ray_address if request.executor == "ray" else None
-    inventory = parse_inventory(request.gpus, cluster)
+    with about("gpus"):
+        inventory = parse_inventory(request.gpus, cluster)
     group = inventory.group
-    if request.gpu_hours is not None and group.gpu.kind == "cpu":
-        raise BadInput("--gpu-hours bounds probes on GPUs, and these are CPUs; use --minutes")
+    with about("gpu_hours"):
+        if request.gpu_hours is not None and group.gpu.kind == "cpu":
+            raise BadInput("--gpu-hours bounds probes on GPUs, and these are CPUs; use --minutes")
     try:
         chosen = default_spaces(group)[0][0] if request.space is None else request.space
         space, shortened = space_for(chosen, request.settings, model.shape)
+    except ContractError as error:
+        with about("space"):
+            raise BadInput(str(error)) from error
+    try:
         return JobSpec.parse(
             {
                 "name": request.name or UNNAMED,
@@ -137,9 +144,12 @@ def specify(request: TuneRequest) -> JobSpec:
 def ceiling_bytes(text: str | None, group: NodeGroup) -> int:
     """What one rank may use; raises BadInput where no device has so much."""
     device_bytes = group.gpu.memory_bytes
-    size = device_bytes if text is None else parse_size(text, device_bytes)
-    if size > device_bytes:
-        raise BadInput(f"--ceiling {text} is more than the {format_bytes(device_bytes)} of {group.gpu.name}")
+    with about("ceiling"):
+        size = device_bytes if text is None else parse_size(text, device_bytes)
+        if size > device_bytes:
+            raise BadInput(
+                f"--ceiling {text} is more than the {format_bytes(device_bytes)} of {group.gpu.name}"
+            )
     return size
 
 

@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from autotune.errors import BadInput
+from autotune.errors import BadInput, about
 from autotune.search.candidates import Candidates, Indices
 from autotune.search.cost_model import CostModel, Knowledge
 from autotune.search.encoding import Encoding, Parameter, ParameterValue
@@ -190,8 +190,9 @@ SAMPLERS: Mapping[str, Maker] = MappingProxyType(
 
 def require_sampler(name: str) -> None:
     """Raise BadInput for a name that is none."""
-    if name not in SAMPLERS:
-        raise BadInput(f"unknown sampler {name!r}{nearest(name, list(SAMPLERS))}")
+    with about("sampler"):
+        if name not in SAMPLERS:
+            raise BadInput(f"unknown sampler {name!r}{nearest(name, list(SAMPLERS))}")
 
 
 def make_sampler(

@@ -1,9 +1,11 @@
 """Errors as application/problem+json (RFC 9457)."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,12 +14,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from autotune.errors import AutotuneError, StorageUnavailable
+from autotune.errors import AutotuneError, BadInput, StorageUnavailable
 from autotune.problems import PREFIX, status_of, type_of
 from autotune.web.methods import taken_methods
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FIELDS = 20
+OPTIONS: Mapping[str, str] = MappingProxyType({"set": "settings"})
+"""Options of the command line that have another name than the field they are for."""
+_OPTION = re.compile(r"--([a-z][a-z-]*)")
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +84,14 @@ def _of_ours(error: AutotuneError) -> JSONResponse:
         # Its words tell where the database is, and tokens are looked up in it: anybody may be asking.
         logger.warning("%s", error)
         return problem(status_of(error), name, "the database does not answer; the server's log says more")
-    return problem(status_of(error), name, str(error))
+    words = in_fields(str(error))
+    field = error.field if isinstance(error, BadInput) else None
+    return problem(status_of(error), name, words, [{"field": field, "message": words}] if field else ())
+
+
+def in_fields(words: str) -> str:
+    """A sentence of ours with the names of fields in place of those of the command line's options."""
+    return _OPTION.sub(lambda found: OPTIONS.get(found[1], found[1].replace("-", "_")), words)
 
 
 def _of_a_fault(error: Exception) -> JSONResponse:
