@@ -247,7 +247,7 @@ class Service:
 
     def trials(self, name: str) -> list[TrialRow]:
         job = self.job(name)
-        return trial_rows(self._record.trials(job), self._repository.measurements(job))
+        return trial_rows(self._record.trials(job), self._repository.measurements(job), job.spec.usable_bytes)
 
     def write_table(self, name: str, path: Path) -> None:
         """Write every probe of a job as a table; raises BadInput where `path` cannot be written to."""

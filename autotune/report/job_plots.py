@@ -12,7 +12,7 @@ from autotune.report.answer import Answer
 from autotune.report.explanation import JobExplanation
 from autotune.report.figures import save_figures
 from autotune.report.recommend import Facts
-from autotune.search.history import TrialRecord
+from autotune.search.confirmation import Contender
 from trials.contract.outcome import VERDICTS, Outcome
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PlottedTrial:
     sequence_length: int
     outcome: Outcome
     tokens_per_second: float
-    """0 where it has no figure."""
+    """Over all its probes, as the recommendation has it; 0 where it has no figure."""
     peak_bytes: int | None
     forecast_tokens_per_second: float
     forecast_bytes: int
@@ -88,27 +88,23 @@ def picture(facts: Facts, answer: Answer, explanation: JobExplanation | None) ->
         job=answer.job,
         ceiling_bytes=spec.ceiling_bytes,
         usable_bytes=spec.usable_bytes,
-        trials=[_plotted(facts, trial) for trial in facts.trials if _completes(trial)],
+        trials=[_plotted(facts, c) for c in facts.contenders if VERDICTS[c.results[0].outcome].completes],
         recommended=None if chosen is None else chosen.trial,
         baseline=baseline,
         explanation=explanation,
     )
 
 
-def _completes(trial: TrialRecord) -> bool:
-    return trial.outcome is not None and VERDICTS[trial.outcome].completes
-
-
-def _plotted(facts: Facts, trial: TrialRecord) -> PlottedTrial:
-    forecast = facts.premises.forecast_of(trial.config)
-    assert trial.outcome is not None
+def _plotted(facts: Facts, contender: Contender) -> PlottedTrial:
+    config = contender.config
+    forecast = facts.premises.forecast_of(config)
     return PlottedTrial(
-        number=trial.number,
-        label=", ".join(f"{k}={v}" for k, v in trial.config.model_dump(exclude_defaults=True).items()),
-        sequence_length=trial.config.sequence_length,
-        outcome=trial.outcome,
-        tokens_per_second=trial.tokens_per_second,
-        peak_bytes=trial.peak_bytes,
+        number=contender.trial,
+        label=", ".join(f"{k}={v}" for k, v in config.model_dump(exclude_defaults=True).items()),
+        sequence_length=config.sequence_length,
+        outcome=contender.results[0].outcome,
+        tokens_per_second=contender.tokens_per_second.median if contender.has_speed else 0.0,
+        peak_bytes=contender.peak_bytes or None,
         forecast_tokens_per_second=float(forecast.tokens_per_second[0]),
         forecast_bytes=int(forecast.device_bytes[0]),
     )

@@ -42,6 +42,10 @@ def _lines(answer: Answer, explanation: JobExplanation | None) -> Iterator[str]:
     yield ""
     yield f"`autotune explain {answer.job}` says what each other choice would cost."
     yield "Trials with 0 tokens/s did not run to a figure; their `reason` says why."
+    yield (
+        "The values of the study are those of first probes. The recommendation rests on further probes, side "
+        "by side, where it is confirmed: its figure need not be its trial's value."
+    )
 
 
 def _recommendation(chosen: Recommendation) -> Iterator[str]:

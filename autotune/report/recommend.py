@@ -8,13 +8,13 @@ from autotune.errors import NothingFits, NothingMeasured
 from autotune.hardware.sizes import format_bytes
 from autotune.jobs import Job
 from autotune.report.answer import Answer, Baseline, Evidence, Recommendation, Row, Spent
+from autotune.report.trials import by_trial
 from autotune.search.candidates import Candidates
 from autotune.search.ceilings import FORECAST_MARGIN, PEAK_MARGIN, enough_for, in_words, ways_out
 from autotune.search.confirmation import Contender, by_length, gather_contenders, headline, is_tie, speedup
 from autotune.search.history import TrialRecord
 from autotune.search.problem import Premises
 from autotune.storage.records import Measurement
-from trials.contract.messages import ProbeResult
 from trials.contract.outcome import VERDICTS, Outcome
 
 MAX_ALTERNATIVES = 5
@@ -36,14 +36,11 @@ def gather_facts(
     job: Job, premises: Premises, trials: Sequence[TrialRecord], measurements: Sequence[Measurement]
 ) -> Facts:
     """What the record of a job comes to."""
-    results: dict[int, dict[int, ProbeResult]] = {}
-    for measurement in measurements:
-        results.setdefault(measurement.trial_number, {})[measurement.repeat] = measurement.result
     return Facts(
         job=job,
         premises=premises,
         trials=trials,
-        contenders=gather_contenders(trials, results, job.spec.usable_bytes),
+        contenders=gather_contenders(trials, by_trial(measurements), job.spec.usable_bytes),
         probe_seconds=sum(m.result.seconds for m in measurements if m.reused_from is None),
     )
 

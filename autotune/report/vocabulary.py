@@ -1,6 +1,7 @@
 """What fields, values and evidence are called, wherever people read of them: the terminal and the pages."""
 
 from trials.contract.config import TrainingConfig
+from trials.contract.outcome import Outcome
 
 HEADINGS = {
     "sharding": ("sharding", "sharding"),
@@ -59,3 +60,28 @@ EVIDENCE = {
     "forecast": "forecast, not measured",
 }
 """Kind of evidence → how far it goes."""
+
+OUTCOMES: dict[str, str] = {
+    Outcome.MEASURED: "ran to a figure",
+    Outcome.OUTPACED: "stopped early: it could no longer win",
+    Outcome.OUT_OF_MEMORY: "needed more memory than there is",
+    Outcome.NON_FINITE: "its loss or its gradients were no numbers",
+    Outcome.TIMED_OUT: "took longer than a probe may",
+    Outcome.CRASHED: "ended with an error that is none of the others",
+    Outcome.INTERRUPTED: "its machine or its driver went away; it is probed again",
+    Outcome.INVALID: "its engine refused the configuration",
+}
+"""What became of a probe → what that means."""
+
+TERMS = {
+    "usable": "the ceiling less the headroom: what a peak may come to",
+    "front": "those that none other beats in both speed and memory",
+    "weights": "the model's parameters as they are stored",
+    "gradients": "of every trained parameter",
+    "master": "a copy of the weights in fp32, which the optimizer updates",
+    "optimizer": "what the optimizer keeps of every trained parameter",
+    "activations": "what the forward keeps for the backward",
+    "transient": "what comes and goes within a step: gathered weights, logits, buffers of kernels",
+    "fixed": "what lies outside tensors: libraries, CUDA context, buffers of communicators",
+}
+"""Other words of the pages → what they mean."""

@@ -107,15 +107,23 @@ def trials_view(rows: Sequence[TrialRow]) -> RenderableType:
         return "no trial has begun yet"
     configs = [row.config for row in rows]
     any_figure = any(row.tokens_per_second for row in rows)
-    headings = ("tokens/s", *(("95 % interval",) if any_figure else ()), "peak", "took")
+    any_moved = any(_has_moved(row) for row in rows)
+    headings = (
+        "tokens/s",
+        *(("95 % interval",) if any_figure else ()),
+        *(("first probe",) if any_moved else ()),
+        "peak",
+        "took",
+    )
     table = ConfigTable(configs, headings)
     for row in rows:
-        speed = row.tokens_per_second
+        speed, first = row.overall_tokens_per_second, row.tokens_per_second
         told = speed_or_outcome(row.outcome, speed.median if speed else 0.0) or Text(
             row.state.lower(), style="cyan"
         )
         intervals = (interval(speed) if speed else "",) if any_figure else ()
-        figures = (told, *intervals, memory(row.peak_bytes), f"{row.seconds:.1f} s")
+        firsts = (figure(first.median) if first and _has_moved(row) else "",) if any_moved else ()
+        figures = (told, *intervals, *firsts, memory(row.overall_peak_bytes), f"{row.seconds:.1f} s")
         table.add(row.number, row.config, figures)
     parts: list[RenderableType] = [table]
     if common := in_common(configs):
@@ -123,6 +131,11 @@ def trials_view(rows: Sequence[TrialRow]) -> RenderableType:
     if any(row.reason for row in rows):
         parts += ["", _reasons(rows)]
     return Group(*parts)
+
+
+def _has_moved(row: TrialRow) -> bool:
+    """Whether its further probes say other than its own."""
+    return row.overall_tokens_per_second != row.tokens_per_second
 
 
 def _reasons(rows: Sequence[TrialRow]) -> Table:

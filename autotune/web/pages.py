@@ -10,7 +10,17 @@ from starlette.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from autotune.jobs import JobStatus
-from autotune.report.vocabulary import ALWAYS, CAVEATS, EVIDENCE, HEADINGS, NEVER_UNSAID, SAID, USUAL
+from autotune.report.vocabulary import (
+    ALWAYS,
+    CAVEATS,
+    EVIDENCE,
+    HEADINGS,
+    NEVER_UNSAID,
+    OUTCOMES,
+    SAID,
+    TERMS,
+    USUAL,
+)
 from autotune.search.confirmation import CONTENDERS, ROUNDS
 from autotune.web.auth import COOKIE
 
@@ -33,6 +43,8 @@ class Words:
     never_unsaid: list[str]
     caveats: list[tuple[str, str, str]]
     evidence: dict[str, str]
+    outcomes: dict[str, str]
+    terms: dict[str, str]
     rounds: int
     """Confirmations of each contender."""
     contenders: int
@@ -48,6 +60,8 @@ def words() -> Words:
         never_unsaid=sorted(NEVER_UNSAID),
         caveats=list(CAVEATS),
         evidence=EVIDENCE,
+        outcomes=OUTCOMES,
+        terms=TERMS,
         rounds=ROUNDS,
         contenders=CONTENDERS,
     )

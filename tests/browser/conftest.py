@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from served import Look, Served
 
 PATIENCE_MS = 240_000
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
@@ -50,6 +51,33 @@ def browser(chromium: str) -> Iterator[Browser]:
         playwright.chromium.launch(executable_path=chromium, args=list(FLAGS)) as browser,
     ):
         yield browser
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    for name in ("AUTOTUNE_TOKEN", "AUTOTUNE_HOSTS", "AUTOTUNE_FACTORIES", "AUTOTUNE_RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    served = Served(f"sqlite:///{tmp_path / 'jobs.db'}")
+    served.start()
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def look(browser: Browser, served: Served) -> Iterator[Look]:
+    """Open a page; in the end none may have raised, or been kept from what it wanted."""
+    wrong: list[str] = []
+    with browser.new_context() as context:
+
+        def look(path: str) -> Page:
+            page = context.new_page()
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on("console", lambda said: "Content Security" in said.text and wrong.append(said.text))
+            page.goto(served.url + path)
+            return page
+
+        yield look
+    assert wrong == []
 
 
 @pytest.fixture

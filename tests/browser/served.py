@@ -3,15 +3,22 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import uvicorn
 from fakes import FakeExecutor
+from playwright.sync_api import Page
 
+from autotune.execution.executor import Executor
 from autotune.record import Record
 from autotune.service import Service
 from autotune.settings import Settings
 from autotune.web.app import create_app
 from autotune.worker import Worker
+
+Look = Callable[[str], Page]
+FOUND = 20_000
+"""Milliseconds for what takes the server a moment."""
 
 
 class Served:
@@ -41,10 +48,12 @@ class Served:
         self._thread.join()
         self._service.close()
 
-    def work(self) -> None:
-        """Drive the jobs that wait."""
+    def work(self, executor: Executor | None = None) -> None:
+        """Drive the jobs that wait, with probes in memory where nothing else runs them."""
         record = Record(self.storage)
-        worker = Worker(record, dict.fromkeys(("ray", "local"), lambda layout, address: FakeExecutor()))
+        worker = Worker(
+            record, dict.fromkeys(("ray", "local"), lambda layout, address: executor or FakeExecutor())
+        )
         while worker.work_once():
             pass
         record.close()

@@ -2,49 +2,16 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
-from served import Served
+from playwright.sync_api import Page, expect
+from served import FOUND, Look, Served
 from small_job import REQUEST, changed
 
 from autotune.hardware.sizes import format_bytes
 from autotune.service import Service
 from autotune.terminal import words
 from trials.contract.config import TrainingConfig
-
-Look = Callable[[str], Page]
-FOUND = 20_000
-"""Milliseconds for what takes the server a moment."""
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    for name in ("AUTOTUNE_TOKEN", "AUTOTUNE_HOSTS", "AUTOTUNE_FACTORIES", "AUTOTUNE_RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    served = Served(f"sqlite:///{tmp_path / 'jobs.db'}")
-    served.start()
-    yield served
-    served.stop()
-
-
-@pytest.fixture
-def look(browser: Browser, served: Served) -> Iterator[Look]:
-    """Open a page; in the end none may have raised, or been kept from what it wanted."""
-    wrong: list[str] = []
-    with browser.new_context() as context:
-
-        def look(path: str) -> Page:
-            page = context.new_page()
-            page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.on("console", lambda said: "Content Security" in said.text and wrong.append(said.text))
-            page.goto(served.url + path)
-            return page
-
-        yield look
-    assert wrong == []
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 /** Tokens/s over peak memory: what is forecast, what was measured, what lies beyond the ceiling. */
 
+import { firstOf, outcomeOf, peakOf, speedOf } from "./trial.js";
 import { bytes, chips, count, describe, figure, interval, spoken } from "./words.js";
 
 const GIB = 2 ** 30;
-/** Trials without a figure, which stand on the ceiling where they ran out of memory: outcome → its colour. */
+/** Outcome → how it is drawn. */
 const MARKS = {
   measured: { colour: "--measured", symbol: "circle", size: 11 },
   outpaced: { colour: "--outpaced", symbol: "triangle-down", size: 11 },
@@ -30,10 +31,10 @@ export function drawChart(place, state) {
   const untried = candidates.filter((each) => !tried.has(key(each.config)));
 
   const points = Object.entries(MARKS).map(([outcome, mark]) => {
-    const those = trials.filter((trial) => trial.outcome === outcome).map((trial) => standing(trial, forecasts, job)).filter(Boolean);
+    const those = trials.filter((trial) => outcomeOf(trial) === outcome).map((trial) => standing(trial, forecasts, job)).filter(Boolean);
     return pointsOf(outcome, mark, those, unit, colour);
   });
-  const fitting = trials.filter((trial) => trial.tokens_per_second && trial.peak_bytes && trial.peak_bytes <= job.usable_bytes);
+  const fitting = trials.filter((trial) => speedOf(trial) && peakOf(trial) && peakOf(trial) <= job.usable_bytes);
   const traces = [hollow(untried, unit, colour), ...fronts(fitting, unit, colour), ...points, ring(state.best, unit, colour)].filter((trace) => trace?.x.length);
   const reach = range(traces, ceiling, usable);
 
@@ -67,18 +68,18 @@ export function drawChart(place, state) {
   place.setAttribute("aria-label", inWords(state, trials));
 }
 
-/** Where a trial stands: what ran out of memory on the ceiling, as high as its forecast. */
+/** Where a trial stands: what ran out of memory where it was last seen, else on the ceiling, as high as its forecast. */
 function standing(trial, forecasts, job) {
   if (trial.outcome === "out_of_memory") {
     const forecast = forecasts.get(key(trial.config));
-    return { trial, bytes: job.ceiling_bytes, speed: forecast?.tokens_per_second ?? 0, forecast };
+    return { trial, bytes: peakOf(trial) ?? job.ceiling_bytes, speed: forecast?.tokens_per_second ?? 0, forecast };
   }
-  if (!trial.tokens_per_second || !trial.peak_bytes) return null;
-  return { trial, bytes: trial.peak_bytes, speed: trial.tokens_per_second.median };
+  if (!speedOf(trial) || !peakOf(trial)) return null;
+  return { trial, bytes: peakOf(trial), speed: speedOf(trial).median };
 }
 
 function pointsOf(outcome, { colour: name, symbol, size }, those, unit, colour) {
-  const bars = those.map(({ trial }) => trial.tokens_per_second);
+  const bars = those.map(({ trial }) => speedOf(trial));
   const isThin = symbol.endsWith("-thin");
   return {
     name: spoken(outcome),
@@ -102,9 +103,9 @@ function pointsOf(outcome, { colour: name, symbol, size }, those, unit, colour) 
 }
 
 function hover({ trial, forecast }) {
-  const speed = trial.tokens_per_second;
+  const [speed, first] = [speedOf(trial), firstOf(trial)];
   const figures = speed
-    ? [`${figure(speed.median)} tokens/s (${interval(speed)})`, `peak ${bytes(trial.peak_bytes)}`]
+    ? [`${figure(speed.median)} tokens/s (${interval(speed)})`, first && `first probe ${figure(first.median)}`, `peak ${bytes(peakOf(trial))}`]
     : [spoken(trial.outcome), forecast ? `forecast ${figure(forecast.tokens_per_second)} tokens/s in ${bytes(forecast.peak_bytes)}` : ""];
   return [`<b>trial ${trial.number}</b>`, ...figures, ...wrapped(trial.config)].filter(Boolean).join("<br>");
 }
@@ -137,8 +138,8 @@ function fronts(fitting, unit, colour) {
       name: lengths.length > 1 ? `front, length ${count(length)}` : "front",
       type: "scatter",
       mode: "lines",
-      x: front.map((trial) => trial.peak_bytes / unit),
-      y: front.map((trial) => trial.tokens_per_second.median),
+      x: front.map((trial) => peakOf(trial) / unit),
+      y: front.map((trial) => speedOf(trial).median),
       line: { color: colour(FRONTS[index % FRONTS.length]), dash: "dot", width: 2 },
       hoverinfo: "skip",
     };
@@ -146,30 +147,30 @@ function fronts(fitting, unit, colour) {
 }
 
 function frontOf(trials) {
-  const speed = (trial) => trial.tokens_per_second.median;
-  const leanest = trials.toSorted((a, b) => a.peak_bytes - b.peak_bytes || speed(b) - speed(a));
+  const speed = (trial) => speedOf(trial).median;
+  const leanest = trials.toSorted((a, b) => peakOf(a) - peakOf(b) || speed(b) - speed(a));
   const front = [];
   for (const trial of leanest) if (!front.length || speed(trial) > speed(front.at(-1))) front.push(trial);
   return front;
 }
 
 function ring(best, unit, colour) {
-  if (!best?.tokens_per_second) return null;
+  if (!best || !speedOf(best)) return null;
   return {
     type: "scatter",
     mode: "markers",
     showlegend: false,
     hoverinfo: "skip",
-    x: [best.peak_bytes / unit],
-    y: [best.tokens_per_second.median],
+    x: [peakOf(best) / unit],
+    y: [speedOf(best).median],
     marker: { size: 21, symbol: "circle-open", color: colour("--good"), line: { width: 2.5 } },
   };
 }
 
 function named({ job, best, baseline }, unit, colour) {
   const label = (trial, text, ay, name) =>
-    trial?.tokens_per_second && trial.peak_bytes
-      ? [{ x: trial.peak_bytes / unit, y: trial.tokens_per_second.median, text, showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: colour(name), ax: 0, ay, font: { color: colour(name) } }]
+    trial && speedOf(trial) && peakOf(trial)
+      ? [{ x: peakOf(trial) / unit, y: speedOf(trial).median, text, showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: colour(name), ax: 0, ay, font: { color: colour(name) } }]
       : [];
   const word = job.status === "finished" ? "recommended" : "best so far";
   if (best && baseline && best.number === baseline.number) return label(best, `${word}, the baseline`, -32, "--good");
@@ -202,7 +203,7 @@ function upright(x, color, dash) {
 }
 
 function inWords({ job, best }, trials) {
-  const measured = trials.filter((trial) => trial.tokens_per_second).length;
-  const fastest = best?.tokens_per_second ? ` The best, trial ${best.number}, makes ${figure(best.tokens_per_second.median)} tokens/s in ${bytes(best.peak_bytes)}: ${describe(best.config)}.` : "";
+  const measured = trials.filter(speedOf).length;
+  const fastest = best && speedOf(best) ? ` The best, trial ${best.number}, makes ${figure(speedOf(best).median)} tokens/s in ${bytes(peakOf(best))}: ${describe(best.config)}.` : "";
   return `Tokens per second over peak memory of ${measured} measured configurations under a ceiling of ${bytes(job.ceiling_bytes)}.${fastest}`;
 }

@@ -27,6 +27,8 @@ const state = {
   candidates: [],
   /** `trial.repeat` → the probe that runs. */
   running: new Map(),
+  /** Numbers of trials of which a probe has ended since they were read. */
+  probedAgain: new Set(),
   standing: null,
   started: null,
   readAt: 0,
@@ -73,15 +75,22 @@ async function read() {
   } else if (state.job && !hasEnded(state.job.status)) soon(SILENCE_MS);
 }
 
-/** Only from the first that had not ended: what became of a trial does not change. */
+/** Only from the first that had not ended, or was probed again: of others there is nothing new. */
 async function readTrials() {
   const known = new Map(state.trials.map((trial) => [trial.number, trial]));
   const open = state.trials.find((trial) => !trial.outcome)?.number ?? state.trials.length;
-  let after = open - 1;
-  while (after !== null) {
-    const page = await get(`${path}/trials?after=${after}&limit=200`);
-    for (const trial of page.trials) known.set(trial.number, trial);
-    after = page.next;
+  const again = [...state.probedAgain];
+  state.probedAgain.clear();
+  let after = Math.min(open, ...again) - 1;
+  try {
+    while (after !== null) {
+      const page = await get(`${path}/trials?after=${after}&limit=200`);
+      for (const trial of page.trials) known.set(trial.number, trial);
+      after = page.next;
+    }
+  } catch (problem) {
+    for (const number of again) state.probedAgain.add(number);
+    throw problem;
   }
   state.trials = [...known.values()].sort((a, b) => a.number - b.number);
 }
@@ -127,8 +136,7 @@ function happened(kind, data) {
   if (kind === "probe_started") state.running.set(probe, { ...data, since: isLive() ? Date.now() : null });
   if (kind === "probe_ended") {
     state.running.delete(probe);
-    const trial = state.trials.find((each) => each.number === data.trial);
-    if (trial && data.repeat) trial.confirmations = Math.max(trial.confirmations, data.repeat);
+    state.probedAgain.add(data.trial);
   }
   soon();
 }

@@ -1,6 +1,7 @@
 /** How far a job has come: trials of its budget, confirmations, time spent and to go. */
 
 import { element } from "./dom.js";
+import { speedOf } from "./trial.js";
 import { clock, contenders, counted, roughly, rounds } from "./words.js";
 
 const COUNTING = new Set(["measured", "outpaced", "out_of_memory", "non_finite", "timed_out"]);
@@ -33,7 +34,7 @@ function confirmations(ended, running, standing) {
   const again = new Set(ended.filter((trial) => trial.confirmations > 0).map((trial) => trial.number));
   for (const probe of running.values()) if (probe.repeat > 0) again.add(probe.trial);
   if (!again.size) return [0, 0];
-  const fastest = ended.filter((trial) => trial.tokens_per_second).toSorted((a, b) => b.tokens_per_second.median - a.tokens_per_second.median);
+  const fastest = ended.filter(speedOf).toSorted((a, b) => speedOf(b).median - speedOf(a).median);
   const due = new Set([...again, ...fastest.slice(0, contenders).map((trial) => trial.number)]);
   if (standing?.baseline) due.add(standing.baseline.trial);
   return [ended.reduce((sum, trial) => sum + Math.min(rounds, trial.confirmations), 0), due.size * rounds];

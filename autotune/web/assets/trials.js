@@ -2,7 +2,8 @@
 
 import { element } from "./dom.js";
 import { number, table } from "./table.js";
-import { bytes, clock, counted, describe, figure, inCommon, interval, spoken } from "./words.js";
+import { firstOf, outcomeOf, peakOf, reasonOf, speedOf } from "./trial.js";
+import { bytes, clock, counted, describe, figure, inCommon, interval, outcomes, spoken } from "./words.js";
 
 const SHOWN = 50;
 
@@ -29,7 +30,7 @@ export function trialsView(state, showAll) {
 }
 
 function row(trial, fields, state) {
-  const speed = trial.tokens_per_second;
+  const [speed, first, peak] = [speedOf(trial), firstOf(trial), peakOf(trial)];
   const probes = [...state.running.values()].filter((probe) => probe.trial === trial.number);
   const isBest = state.best?.number === trial.number;
   return element(
@@ -37,8 +38,8 @@ function row(trial, fields, state) {
     { class: isBest ? "best" : probes.length ? "now" : null },
     element("th", { scope: "row", class: "number" }, trial.number),
     element("td", {}, badge(trial, probes, state.job)),
-    number(speed ? [figure(speed.median), element("small", {}, interval(speed))] : "–"),
-    number(trial.peak_bytes ? bytes(trial.peak_bytes) : "–"),
+    number(speed ? [figure(speed.median), element("small", {}, interval(speed)), first && element("small", {}, `first probe ${figure(first.median)}`)] : "–"),
+    number(peak ? bytes(peak) : "–"),
     element("td", { class: "words rest" }, describe(trial.config, fields), notes(trial, probes, isBest, state).map((words) => element("small", {}, words))),
     number(trial.outcome && trial.seconds ? clock(trial.seconds) : "–", { class: "rest" }),
   );
@@ -47,12 +48,13 @@ function row(trial, fields, state) {
 function badge(trial, probes, job) {
   if (!trial.outcome && (probes.length || job.status === "running")) return element("span", { class: "badge running" }, "probing");
   if (!trial.outcome) return element("span", { class: "badge" }, "not ended");
-  return element("span", { class: `badge ${trial.outcome}` }, spoken(trial.outcome));
+  const outcome = outcomeOf(trial);
+  return element("span", { class: `badge ${outcome}`, title: outcomes[outcome] }, spoken(outcome));
 }
 
 function notes(trial, probes, isBest, { job, answer, standing, baseline }) {
   const ties = answer.recommendation?.ties ?? [];
-  const tooLarge = trial.tokens_per_second && trial.peak_bytes > job.usable_bytes;
+  const tooLarge = speedOf(trial) && peakOf(trial) > job.usable_bytes;
   return [
     isBest && (job.status === "finished" ? "recommended" : "the best so far"),
     trial.number === (baseline?.number ?? standing?.baseline?.trial) && "the baseline",
@@ -61,7 +63,7 @@ function notes(trial, probes, isBest, { job, answer, standing, baseline }) {
     trial.reused_from && `measured by the job ${trial.reused_from}`,
     trial.confirmations > 0 && `probed again ${counted(trial.confirmations, "time")}`,
     ...probes.map(probing),
-    trial.reason,
+    reasonOf(trial),
   ].filter(Boolean);
 }
 

@@ -2,7 +2,7 @@
 
 const WORDS = JSON.parse(document.getElementById("words").textContent);
 
-export const { evidence, rounds, contenders, usual } = WORDS;
+export const { evidence, outcomes, terms, rounds, contenders, usual } = WORDS;
 /** Field of a configuration → its name, in the order of reading. */
 export const headings = Object.fromEntries(WORDS.headings);
 export const FIELDS = Object.keys(headings);

@@ -1,0 +1,56 @@
+"""What the page of a job says, held against itself and against the answer."""
+
+from typing import Any
+
+from fakes import FakeExecutor, speed_of
+from playwright.sync_api import Page, expect
+from served import FOUND, Look, Served
+from small_job import REQUEST
+
+from autotune.service import Service
+from autotune.terminal.words import figure
+
+DRAWN = "[...document.getElementById('chart').data]"
+
+
+def flattering(share: float) -> FakeExecutor:
+    """Whose first probe of a configuration is faster than all that follow, which make a share of that."""
+    return FakeExecutor(speed=lambda config, n: speed_of(config) * (1.0 if n == 1 else share))
+
+
+def points(page: Page, name: str) -> list[list[float]]:
+    """Where the marks of a kind stand, as tokens/s over memory."""
+    found: list[list[float]] = page.evaluate(
+        f"{DRAWN}.filter((trace) => trace.name === {name!r}).flatMap((trace) => "
+        "trace.x.map((x, index) => [x, trace.y[index]]))"
+    )
+    return found
+
+
+def test_headline_chart_and_table_say_the_same_of_the_recommended(served: Served, look: Look) -> None:
+    with Service(served.storage) as service:
+        service.submit(REQUEST)
+        served.work(flattering(0.6))
+        answer = service.answer("job")
+    chosen = answer.recommendation
+    assert chosen is not None
+    page = look("/jobs/job")
+    speed = chosen.tokens_per_second.median
+    expect(page.locator("#best .headline")).to_contain_text(figure(speed), timeout=FOUND)
+    row = page.locator("#trials tr.best")
+    expect(row).to_contain_text(figure(speed))
+    expect(row).to_contain_text(f"first probe {figure(speed_of(chosen.config))}")
+    ring: list[Any] = page.evaluate(f"{DRAWN}.find((trace) => trace.marker?.size === 21).y")
+    assert ring == [speed]
+    baseline = chosen.baseline.tokens_per_second
+    assert baseline is not None
+    assert {speed, baseline.median} <= {y for _, y in points(page, "measured")}
+
+
+def test_one_that_was_stopped_early_and_then_confirmed_is_measured(look: Look) -> None:
+    page = look("/jobs")
+    told = """(given) => import('/assets/trial.js').then(
+        (trial) => [trial.outcomeOf(given), trial.reasonOf(given)])"""
+    for is_confirmed, expected in ((True, ["measured", None]), (False, ["outpaced", "too slow"])):
+        trial = {"outcome": "outpaced", "is_confirmed": is_confirmed, "reason": "too slow"}
+        assert page.evaluate(told, trial) == expected
