@@ -7,6 +7,7 @@ from autotune.hardware.sizes import format_bytes
 from autotune.jobs import JobStatus
 from autotune.report.answer import Answer, Recommendation
 from autotune.report.explanation import JobExplanation
+from autotune.report.speedup import against_baseline
 
 ENDED: Mapping[JobStatus, str] = MappingProxyType(
     {
@@ -57,7 +58,8 @@ def _recommendation(chosen: Recommendation) -> Iterator[str]:
     yield ""
     gain = chosen.speedup
     if gain is not None:
-        yield f"{gain.median:.2f}× the baseline (95 % interval {gain.low:.2f} to {gain.high:.2f})."
+        words = against_baseline(gain)
+        yield f"{words[0].upper()}{words[1:]}."
     else:
         yield f"No speed-up over the baseline can be quoted: {chosen.baseline.reason}."
     yield ""

@@ -48,6 +48,8 @@ class JobSummary:
     tokens_per_second: float | None
     """Of its recommendation, once it has one."""
     speedup: float | None
+    speedup_low: float | None = None
+    """The low end of its 95 % interval: a gain that may be none ends at 1 or below."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Summaries:
                 JobRow.spent_s,
                 found["tokens_per_second"]["median"].as_float(),
                 found["speedup"]["median"].as_float(),
+                found["speedup"]["low"].as_float(),
             )
             .outerjoin(RecommendationRow, RecommendationRow.job_id == JobRow.id)
             .order_by(JobRow.id.desc())

@@ -10,6 +10,7 @@ from rich.text import Text
 from autotune.hardware.sizes import format_bytes
 from autotune.jobs import JobStatus
 from autotune.report.answer import Answer, Recommendation, Row
+from autotune.report.speedup import against_baseline
 from autotune.report.trials import TrialRow
 from autotune.report.vocabulary import EVIDENCE
 from autotune.search.stopping import counted
@@ -72,7 +73,7 @@ def _comparison(chosen: Recommendation) -> list[tuple[str, str]]:
         return [("speed-up", "none: the baseline is the fastest")]
     words = f"unknown: {baseline.reason}"
     if gain is not None:
-        words = f"{gain.median:.2f}× the baseline (95 % interval {gain.low:.2f} to {gain.high:.2f})"
+        words = against_baseline(gain)
     own = baseline.tokens_per_second
     speed = "" if own is None else f"{figure(own.median)} tokens/s ({interval(own)})\n"
     return [("speed-up", words), ("baseline", f"{speed}{describe(baseline.config)}")]

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from autotune.hardware.sizes import format_bytes
 from autotune.report.explanation import JobExplanation, Step
+from autotune.report.speedup import against_baseline
 from autotune.report.vocabulary import HEADINGS
 from autotune.terminal.tables import plain_table
 from autotune.terminal.words import clock, describe, figure, interval
@@ -102,7 +103,7 @@ def _against_baseline(explanation: JobExplanation) -> list[str]:
     words = [f"  {step}" for step in explanation.baseline_steps]
     if gain is None:
         return [f"no speed-up can be quoted: {explanation.no_speedup}", *words]
-    return [f"{gain.median:.2f}× as fast (95 % interval {gain.low:.2f} to {gain.high:.2f}) by", *words]
+    return [f"{against_baseline(gain)}, by", *words]
 
 
 def _cost(explanation: JobExplanation) -> list[str]:

@@ -9,6 +9,7 @@ from small_job import REQUEST
 
 from autotune.service import Service
 from autotune.terminal.words import figure
+from trials.contract.config import TrainingConfig
 
 DRAWN = "[...document.getElementById('chart').data]"
 
@@ -16,6 +17,17 @@ DRAWN = "[...document.getElementById('chart').data]"
 def flattering(share: float) -> FakeExecutor:
     """Whose first probe of a configuration is faster than all that follow, which make a share of that."""
     return FakeExecutor(speed=lambda config, n: speed_of(config) * (1.0 if n == 1 else share))
+
+
+def shaking() -> FakeExecutor:
+    """Micro-batch 3 is the fastest, as far as can be told: the next probe of anything may say otherwise."""
+    shares = {2: (0.5, 1.6), 3: (1.0, 1.0), 4: (1.6, 0.5)}
+
+    def speed(config: TrainingConfig, n: int) -> float:
+        is_best = config.micro_batch_size == 3
+        return (1500.0 if is_best else 1000.0) * shares.get(n, (1.0, 1.0))[not is_best]
+
+    return FakeExecutor(speed=speed)
 
 
 def points(page: Page, name: str) -> list[list[float]]:
@@ -45,6 +57,18 @@ def test_headline_chart_and_table_say_the_same_of_the_recommended(served: Served
     baseline = chosen.baseline.tokens_per_second
     assert baseline is not None
     assert {speed, baseline.median} <= {y for _, y in points(page, "measured")}
+
+
+def test_what_may_be_chance_is_no_gain(served: Served, look: Look) -> None:
+    with Service(served.storage) as service:
+        service.submit(REQUEST)
+    served.work(shaking())
+    page = look("/jobs/job")
+    expect(page.locator("#best")).to_contain_text("Not surely faster than the baseline (1", timeout=FOUND)
+    expect(page.locator("#best .gain")).to_have_count(0)
+    expect(page.locator("#why")).to_contain_text("Not surely faster than the baseline (1", timeout=FOUND)
+    page.goto(f"{served.url}/jobs")
+    expect(page.locator("#list td.dim")).to_contain_text("×", timeout=FOUND)
 
 
 def test_one_that_was_stopped_early_and_then_confirmed_is_measured(look: Look) -> None:

@@ -9,9 +9,11 @@ from served import FOUND, Look, Served
 from small_job import REQUEST, changed
 
 from autotune.hardware.sizes import format_bytes
+from autotune.report.speedup import against_baseline
 from autotune.service import Service
 from autotune.terminal import words
 from trials.contract.config import TrainingConfig
+from trials.contract.messages import Estimate
 
 
 @pytest.fixture
@@ -99,6 +101,9 @@ def test_pages_say_what_the_terminal_says(look: Look) -> None:
     for config in configs:
         assert _called(page, "describe", config.model_dump(mode="json")) == words.describe(config)
         assert _called(page, "caveats", config.model_dump(mode="json")) == words.caveats(config)
+    for low in (0.35, 1.0, 1.16):
+        gain = Estimate(median=1.34, low=low, high=5.16)
+        assert _called(page, "againstBaseline", gain.model_dump()) == against_baseline(gain)
     for number, power in itertools.product((1.234, 5.678, 9.871), range(6)):
         value = number * 10**power
         assert _called(page, "figure", value) == words.figure(value)

@@ -336,7 +336,7 @@ class TestSummaries:
 
     @pytest.mark.parametrize(
         "found",
-        [None, {"tokens_per_second": {"median": 7.5}, "speedup": {"median": 1.5}}],
+        [None, {"tokens_per_second": {"median": 7.5}, "speedup": {"median": 1.5, "low": 0.9}}],
         ids=["nothing", "something"],
     )
     def test_what_was_found(
@@ -347,7 +347,8 @@ class TestSummaries:
         repository.save_recommendation(lease, {"recommendation": found})
         (row,) = repository.summaries.latest(limit=1)
         assert (row.model, row.gpus, row.ceiling_bytes) == ("tiny", "cpu:2", 80 * 2**30)
-        assert (row.tokens_per_second, row.speedup) == ((7.5, 1.5) if found else (None, None))
+        told = (row.tokens_per_second, row.speedup, row.speedup_low)
+        assert told == ((7.5, 1.5, 0.9) if found else (None, None, None))
 
 
 class TestTokens:

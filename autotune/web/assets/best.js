@@ -3,7 +3,7 @@
 import { element } from "./dom.js";
 import { memoryBar } from "./memory_bar.js";
 import { facts, number, table } from "./table.js";
-import { bytes, caveats, chips, count, describe, evidence, figure, inCommon, interval, percent, times } from "./words.js";
+import { againstBaseline, bytes, caveats, chips, count, describe, evidence, figure, inCommon, interval, isSure, percent, sentence } from "./words.js";
 
 /** @returns {(HTMLElement|null)[]} */
 export function bestView({ job, answer }) {
@@ -12,7 +12,7 @@ export function bestView({ job, answer }) {
   const speed = chosen.tokens_per_second;
   return [
     element("p", { class: "headline" }, element("strong", {}, figure(speed.median)), ` tokens/s (${interval(speed)})`),
-    element("p", { class: chosen.speedup ? "gain" : "hint" }, comparison(chosen)),
+    element("p", { class: isSure(chosen.speedup) ? "gain" : "hint" }, comparison(chosen)),
     element("ul", { class: "chips", "aria-label": "Configuration" }, chips(chosen.config).map((word) => element("li", {}, word))),
     memoryBar(partsOf(answer), { held: chosen.peak_bytes, ceiling: chosen.ceiling_bytes, usable: job.usable_bytes }),
     facts([
@@ -40,7 +40,7 @@ function memoryless(job) {
 export function comparison({ config, speedup, baseline: own }) {
   if (describe(own.config) === describe(config)) return "No speed-up: the baseline is the fastest.";
   if (!speedup) return `Speed-up unknown: ${own.reason}`;
-  return `${times(speedup.median)} the baseline (95 % interval ${speedup.low.toFixed(2)} to ${speedup.high.toFixed(2)})`;
+  return sentence(againstBaseline(speedup));
 }
 
 function baseline({ config, baseline: own }) {

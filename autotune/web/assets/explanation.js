@@ -2,7 +2,7 @@
 
 import { element } from "./dom.js";
 import { facts, number, table } from "./table.js";
-import { bytes, clock, figure, headings, percent, signedPercent, times } from "./words.js";
+import { againstBaseline, bytes, clock, figure, headings, percent, sentence, signedPercent } from "./words.js";
 
 const right = (text) => ({ text, number: true });
 
@@ -59,7 +59,7 @@ export function whyView(explanation) {
       spent.map(([name, seconds]) => element("tr", {}, element("th", { scope: "row" }, name.replaceAll("_", " ")), number(seconds.toPrecision(3)), number(percent(seconds / step)))),
     ),
     element("h3", {}, "Against the baseline"),
-    ...againstBaseline(explanation),
+    ...gained(explanation),
     element("h3", {}, "What it cost"),
     facts(cost(explanation)),
     notes.length > 0 && element("h3", {}, "Mind"),
@@ -67,9 +67,9 @@ export function whyView(explanation) {
   ];
 }
 
-function againstBaseline({ speedup, no_speedup, baseline_steps }) {
+function gained({ speedup, no_speedup, baseline_steps }) {
   if (!baseline_steps.length) return [element("p", {}, "The baseline itself is what is recommended.")];
-  const words = speedup ? `${times(speedup.median)} as fast (95 % interval ${speedup.low.toFixed(2)} to ${speedup.high.toFixed(2)}) by` : `No speed-up can be quoted: ${no_speedup}. It differs by`;
+  const words = speedup ? `${sentence(againstBaseline(speedup))}, by` : `No speed-up can be quoted: ${no_speedup}. It differs by`;
   return [element("p", {}, words), element("ul", { class: "plain" }, baseline_steps.map((step) => element("li", {}, step)))];
 }
 

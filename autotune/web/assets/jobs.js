@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { byId, element, fill, say } from "./dom.js";
 import { number, table } from "./table.js";
-import { ago, bytes, clock, figure, moment, spoken, times } from "./words.js";
+import { ago, bytes, clock, figure, isSure, moment, spoken, times } from "./words.js";
 
 const PAGE = 50;
 const REFRESH_MS = 5000;
@@ -80,7 +80,7 @@ function row(job) {
     element("th", { scope: "row" }, element("a", { href: `/jobs/${encodeURIComponent(job.name)}` }, job.name)),
     element("td", {}, element("span", { class: `badge ${job.status}` }, spoken(job.status)), job.reason && job.status !== "finished" && job.reason !== job.status && element("small", {}, job.reason)),
     number(job.tokens_per_second === null ? "–" : figure(job.tokens_per_second)),
-    number(job.speedup === null ? "–" : times(job.speedup)),
+    number(job.speedup === null ? "–" : times(job.speedup), isSure({ low: job.speedup_low }) ? {} : { class: "dim", title: job.speedup && "not surely faster than the baseline" }),
     element("td", {}, job.model),
     element("td", {}, job.gpus),
     number(bytes(job.ceiling_bytes)),

@@ -56,7 +56,16 @@ export function figure(number) {
 export const count = (number) => Math.round(number).toLocaleString("en-US");
 export const interval = (estimate) => `${figure(estimate.low)} to ${figure(estimate.high)}`;
 export const times = (ratio) => `${ratio.toFixed(2)}×`;
+/** A speed-up, in words that promise no more than its interval does. */
+export function againstBaseline({ median, low, high }) {
+  if (isSure({ low })) return `${times(median)} the baseline (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)})`;
+  return `not surely faster than the baseline (${times(median)}, could be ${times(low)} to ${times(high)})`;
+}
+
+/** Whether a speed-up is one, whatever chance had to do with it. */
+export const isSure = (speedup) => Boolean(speedup) && speedup.low > 1;
 export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+export const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 export const counted = (number, noun) => `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
 
 export function signedPercent(share) {
