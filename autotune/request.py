@@ -22,6 +22,8 @@ from trials.contract.message import ContractError
 UNNAMED = "unnamed"
 """Until the database gives a job its name."""
 LENGTH = "sequence_length"
+LEAST_BYTES = 1 << 20
+"""Of a ceiling without a unit, which is more likely forgotten than meant."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ def ceiling_bytes(text: str | None, group: NodeGroup) -> int:
     device_bytes = group.gpu.memory_bytes
     with about("ceiling"):
         size = device_bytes if text is None else parse_size(text, device_bytes)
+        if size < LEAST_BYTES and text is not None and text.strip().isdigit():
+            raise BadInput(f"--ceiling {text} is so many bytes; with its unit it is {text.strip()}GiB")
         if size > device_bytes:
             raise BadInput(
                 f"--ceiling {text} is more than the {format_bytes(device_bytes)} of {group.gpu.name}"

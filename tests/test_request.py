@@ -89,3 +89,10 @@ def test_an_object_may_be_called_as_a_shipped_space_is() -> None:
     space = {"name": "fsdp", "dimensions": {"sequence_length": 2048}}
     with pytest.raises(BadInput, match="--set sequence_length=1024"):
         work_out(specify(TuneRequest(model="gpt2", gpus="H100:1", space=space)))
+
+
+@pytest.mark.parametrize("ceiling", ["22", " 1048575 "])
+def test_a_ceiling_whose_unit_was_forgotten_is_refused(ceiling: str) -> None:
+    with pytest.raises(BadInput, match=r"so many bytes; with its unit it is \d+GiB"):
+        specify(TuneRequest(model="gpt2", gpus="H100:1", ceiling=ceiling))
+    assert specify(TuneRequest(model="gpt2", gpus="H100:1", ceiling="1048576")).ceiling_bytes == 1 << 20

@@ -50,8 +50,8 @@ def test_headline_chart_and_table_say_the_same_of_the_recommended(served: Served
     speed = chosen.tokens_per_second.median
     expect(page.locator("#best .headline")).to_contain_text(figure(speed), timeout=FOUND)
     row = page.locator("#trials tr.best")
-    expect(row).to_contain_text(figure(speed))
-    expect(row).to_contain_text(f"first probe {figure(speed_of(chosen.config))}")
+    expect(row).to_contain_text(figure(speed), timeout=FOUND)
+    expect(row).to_contain_text(f"first probe {figure(speed_of(chosen.config))}", timeout=FOUND)
     ring: list[Any] = page.evaluate(f"{DRAWN}.find((trace) => trace.marker?.size === 21).y")
     assert ring == [speed]
     baseline = chosen.baseline.tokens_per_second
@@ -65,7 +65,7 @@ def test_what_may_be_chance_is_no_gain(served: Served, look: Look) -> None:
     served.work(shaking())
     page = look("/jobs/job")
     expect(page.locator("#best")).to_contain_text("Not surely faster than the baseline (1", timeout=FOUND)
-    expect(page.locator("#best .gain")).to_have_count(0)
+    expect(page.locator("#best .gain")).to_have_count(0, timeout=FOUND)
     expect(page.locator("#why")).to_contain_text("Not surely faster than the baseline (1", timeout=FOUND)
     page.goto(f"{served.url}/jobs")
     expect(page.locator("#list td.dim")).to_contain_text("×", timeout=FOUND)

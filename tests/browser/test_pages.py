@@ -21,7 +21,7 @@ def submit(page: Page, server: str, name: str) -> None:
     page.fill("#name", name)
     page.fill("#settings", "sequence_length=64\nmicro_batch_size=1,2,4\nprecision=fp32,bf16")
     page.fill("#probe_seconds", "1")
-    expect(page.locator("#forecast-status")).to_contain_text("fit")
+    expect(page.locator("#forecast-status")).to_contain_text("legal configurations")
     page.click("#submit")
     page.wait_for_url(f"{server}/jobs/{name}")
 

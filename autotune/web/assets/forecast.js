@@ -13,12 +13,13 @@ export function planSentence(plan) {
   return plan.fitting ? `${of} on ${plan.gpus}.` : `Nothing fits on ${plan.gpus}: ${of}.`;
 }
 
-/** @returns {HTMLElement[]} */
-export function planView(plan) {
+/** @param {any} plan @param {{space?: string}} asked for @returns {HTMLElement[]} */
+export function planView(plan, asked) {
   const rows = plan.ranked.length ? plan.ranked : plan.nearest ? [plan.nearest] : [];
   const [best] = rows;
   const unprobed = [...new Set(rows.map((row) => row.unprobed).filter(Boolean))];
   return [
+    isOtherTraining(plan, asked) && element("p", { class: "notice" }, "Full fine-tuning does not fit; these are LoRA configurations. Choose the space lora to start a job of them."),
     plan.advice.length > 0 && element("ul", { class: "notice" }, plan.advice.map((advice) => element("li", {}, advice))),
     best && bestOf(plan, best),
     best?.fits && caveats(best.config).map((words) => element("p", { class: "notice" }, `Mind the first: ${words}`)),
@@ -27,6 +28,11 @@ export function planView(plan) {
     plan.rejected.length > 0 && leftOut(plan.rejected),
     plan.notes.map((note) => element("p", { class: "hint" }, `Note: ${note}`)),
   ].filter(Boolean);
+}
+
+/** Whether only what trains adapters fits, which nobody asked for. */
+function isOtherTraining({ ranked }, { space, settings }) {
+  return !space && !settings?.adaptation && ranked.length > 0 && ranked.every((row) => row.config.adaptation === "lora");
 }
 
 function bestOf(plan, best) {

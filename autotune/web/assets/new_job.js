@@ -2,15 +2,20 @@
 
 import { get, newKey, post, Problem } from "./api.js";
 import { byId, element, fill, say } from "./dom.js";
+import { errorsOf, FormErrors, readable } from "./form_errors.js";
 import { planSentence, planView } from "./forecast.js";
 import { jobBody, NotSaid, planBody } from "./request.js";
 import { count, short } from "./words.js";
 
 const PAUSE_MS = 400;
 
+/** Fields of the form that a forecast is made from. */
+const FORECAST_FIELDS = ["model", "model_name", "gpus", "ceiling", "headroom", "space", "settings", "sequence_length", "global_batch_size", "global_batch_tolerance"];
+
 const form = byId("form");
 /** Content of a config.json, in place of a preset's name. */
 let content = null;
+const errors = new FormErrors(form, () => content !== null);
 let models = new Map();
 let spaces = new Map();
 let timer = 0;
@@ -18,47 +23,8 @@ let asked = new AbortController();
 /** What was sent last, under which key: the same form sent twice is one job. */
 let sent = { text: "", key: "" };
 
-function showErrors(errors, rest) {
-  for (const place of form.querySelectorAll(".error")) {
-    say(place, "");
-    form.elements[place.id.replace("error-", "")]?.removeAttribute("aria-invalid");
-  }
-  const homeless = [];
-  for (const { field, message } of errors) {
-    const place = placeOf(field);
-    if (!place) {
-      homeless.push(`${field}: ${message}`);
-      continue;
-    }
-    const [id, error] = place;
-    say(error, error.textContent ? `${error.textContent}; ${message}` : message);
-    form.elements[id]?.setAttribute("aria-invalid", "true");
-    error.closest("details")?.setAttribute("open", "");
-  }
-  say(byId("wrong"), [...homeless, rest].filter(Boolean).join("; "));
-}
-
-/** Where to say what is wrong with a field of the request: `settings.sequence_length`, `gpus`, `ceiling`. */
-function placeOf(field) {
-  const names = field.split(".");
-  const found = names.toReversed().concat(names).find((name) => document.getElementById(`error-${name}`));
-  const id = found === "model" && content ? "model_name" : found;
-  return id ? [id, byId(`error-${id}`)] : null;
-}
-
-function showProblem(problem) {
-  if (problem instanceof NotSaid) showErrors([problem], "");
-  else if (problem instanceof Problem && problem.errors.length) showErrors(problem.errors, "");
-  else if (problem instanceof Problem) showErrors(namedIn(problem.message), namedIn(problem.message).length ? "" : problem.message);
-  else throw problem;
-}
-
-/** Sentences of the terminal name a field as an option, `--ceiling 99GiB is more than …`, or as part of a space. */
-function namedIn(message) {
-  if (message.startsWith("dimensions")) return [{ field: "settings", message: message.replace(/^dimensions(: |\.)/, "") }];
-  const field = /^--([a-z-]+) /.exec(message)?.[1].replaceAll("-", "_");
-  return field && byId(`error-${field}`) ? [{ field, message: message.replace(/^--\S+ /, "") }] : [];
-}
+/** What cannot be said beside a field. */
+const sayBelow = (words) => say(byId("wrong"), words.filter(Boolean).join("; "));
 
 function later(event) {
   clearTimeout(timer);
@@ -68,37 +34,55 @@ function later(event) {
   if (!unfinished) timer = setTimeout(forecast, PAUSE_MS);
 }
 
+/** Speaks of the fields that a forecast is made from: what is wrong with others is for them to take back. */
 async function forecast() {
   asked = new AbortController();
   const { signal } = asked;
-  const card = byId("forecast-card");
-  let body;
+  let body = {};
   try {
     body = planBody(form, content);
-  } catch (problem) {
-    showProblem(problem);
-    return;
-  }
-  if (!body.model) return;
-  card.setAttribute("aria-busy", "true");
-  try {
+    if (!body.model) return;
+    byId("forecast-card").setAttribute("aria-busy", "true");
     const plan = await post("/v1/plans", body, { signal });
-    showErrors([], "");
+    errors.clear(FORECAST_FIELDS);
     byId("forecast-status").textContent = planSentence(plan);
-    fill(byId("forecast"), planView(plan));
+    fill(byId("forecast"), planView(plan, body));
+    showStale(false);
   } catch (problem) {
     if (problem.name === "AbortError") return;
-    byId("forecast-status").textContent = problem.status ? "No forecast: something in the form is not right yet." : `No forecast: ${problem.message}`;
-    fill(byId("forecast"));
-    showProblem(problem);
+    errors.clear(FORECAST_FIELDS);
+    noForecast(problem);
   } finally {
-    if (!signal.aborted) card.removeAttribute("aria-busy");
+    if (!signal.aborted) byId("forecast-card").removeAttribute("aria-busy");
   }
+}
+
+function noForecast(problem) {
+  const told = toldBy(problem);
+  errors.show(told);
+  const words = told.map(({ field, message }) => readable({ field, message }).message).join("; ");
+  const before = byId("forecast").childElementCount ? " Below is that of the form as it was before." : "";
+  byId("forecast-status").textContent = `No forecast: ${words}.${before}`;
+  showStale(true);
+}
+
+/** Whether what the card shows is of another form than the one beside it. */
+const showStale = (isStale) => byId("forecast").classList.toggle("stale", isStale);
+
+function toldBy(problem) {
+  if (problem instanceof NotSaid) return [problem];
+  if (problem instanceof Problem) return errorsOf(problem);
+  throw problem;
 }
 
 async function submit(event) {
   event.preventDefault();
+  clearTimeout(timer);
+  asked.abort();
+  byId("forecast-card").removeAttribute("aria-busy");
   const button = byId("submit");
+  errors.clear();
+  sayBelow([]);
   try {
     const body = jobBody(form, content);
     const text = JSON.stringify(body);
@@ -107,8 +91,8 @@ async function submit(event) {
     const job = await post("/v1/jobs", body, { headers: { "Idempotency-Key": sent.key } });
     location.assign(`/jobs/${encodeURIComponent(job.name)}`);
   } catch (problem) {
-    showProblem(problem);
-    form.querySelector("[aria-invalid]")?.focus();
+    sayBelow(errors.show(toldBy(problem)));
+    errors.focusFirst();
   } finally {
     button.disabled = false;
   }
@@ -116,12 +100,13 @@ async function submit(event) {
 
 async function take(file) {
   if (!file) return;
+  errors.clear(["file", "model"]);
   try {
     const read = JSON.parse(await file.text());
     if (read === null || typeof read !== "object" || Array.isArray(read)) throw new SyntaxError("it holds no object");
     content = read;
   } catch (error) {
-    showErrors([{ field: "model", message: `${file.name} is no JSON of a model: ${error.message}` }], "");
+    errors.show([{ field: "file", message: `${file.name} is no JSON of a model: ${error.message}` }]);
     return;
   }
   const path = typeof content._name_or_path === "string" ? content._name_or_path.split("/").filter(Boolean).pop() : "";
@@ -162,15 +147,19 @@ async function loadLists() {
   byId("space").append(...shipped.spaces.map((space) => element("option", { value: space.name }, `${space.name}: ${space.description}`)));
 }
 
+/** Wherever on the page a file is dropped: a browser would leave the form for it. */
 function acceptDrops(zone) {
+  const isOfFile = (event) => event.dataTransfer.types.includes("Files");
   for (const kind of ["dragenter", "dragover"]) {
-    zone.addEventListener(kind, (event) => {
+    document.addEventListener(kind, (event) => {
+      if (!isOfFile(event)) return;
       event.preventDefault();
       zone.classList.add("over");
     });
   }
-  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
-  zone.addEventListener("drop", (event) => {
+  document.addEventListener("dragleave", (event) => zone.classList.toggle("over", event.relatedTarget !== null));
+  document.addEventListener("drop", (event) => {
+    if (!isOfFile(event)) return;
     event.preventDefault();
     zone.classList.remove("over");
     take(event.dataTransfer.files[0]);
@@ -179,10 +168,12 @@ function acceptDrops(zone) {
 
 form.addEventListener("submit", submit);
 form.addEventListener("input", later);
+form.addEventListener("input", ({ target }) => errors.clear([target.name || target.id]));
 form.addEventListener("input", showHints);
 form.elements.model.addEventListener("change", later);
 byId("file").addEventListener("change", (event) => take(event.target.files[0]));
 byId("drop-model").addEventListener("click", () => {
+  errors.clear(["model"]);
   content = null;
   byId("file").value = "";
   showModelFields();
