@@ -41,6 +41,7 @@ from autotune.search.samplers import require_sampler
 from autotune.storage.records import JobEvent, JobSummary, Mark
 from autotune.storage.repository import Repository, name_in_use, no_such_job
 from autotune.storage.tokens import Role, TokenRecord
+from autotune.telling import teller
 from trials.contract.probe_log import kept_log
 
 KEPT_JOBS = 64
@@ -104,7 +105,8 @@ class Service:
             problem = replace(problem, spec=job.spec)
             lease = stack.enter_context(self._driver.lease(job))
             with self._driver.shown_on_dashboard(problem), stack.pop_all():
-                return self._driver.drive(job, problem, lease, executor, listener)
+                told = teller(self._repository, lease, listener)
+                return self._driver.drive(job, problem, lease, executor, told)
 
     def submit(self, request: TuneRequest, idempotency_key: str | None = None) -> Job:
         """Check a job from end to end and record it for a worker to take.
@@ -153,7 +155,8 @@ class Service:
             self._driver.lease(job) as lease,
             self._executor(problem) as executor,
         ):
-            return self._driver.drive(job, problem, lease, executor, listener)
+            told = teller(self._repository, lease, listener)
+            return self._driver.drive(job, problem, lease, executor, told)
 
     def open(self) -> None:
         """Create the database where it is not there, with the tables of both its owners.

@@ -9,12 +9,10 @@ from autotune.errors import AutotuneError, LeaseLost, StorageUnavailable
 from autotune.executors import EXECUTORS, ExecutorFactory
 from autotune.jobs import Job, JobStatus
 from autotune.record import Record
-from autotune.report.progress import LOG, progress
-from autotune.search.events import Event, Listener
 from autotune.search.problem import work_out
 from autotune.storage.owner import Owner
-from autotune.storage.patience import patient
 from autotune.storage.records import Lease
+from autotune.telling import teller
 
 POLL_S = 1.0
 """How often the queue is looked at while it is empty."""
@@ -88,15 +86,4 @@ class Worker:
                 self._driver.give_up(lease, error)
                 raise
             with self._driver.shown_on_dashboard(problem), executor:
-                self._driver.drive(job, problem, lease, executor, self._teller(lease))
-
-    def _teller(self, lease: Lease) -> Listener:
-        """Writes down what happens for those who watch."""
-        events = patient(self._record.repository.events)
-
-        def tell(event: Event) -> None:
-            kind, data = progress(event)
-            write = events.replace if kind == LOG else events.append
-            write(lease, kind, data)
-
-        return tell
+                self._driver.drive(job, problem, lease, executor, teller(repository, lease))

@@ -11,6 +11,8 @@ from playwright.sync_api import Page
 
 from autotune.execution.executor import Executor
 from autotune.record import Record
+from autotune.request import TuneRequest
+from autotune.search.events import Listener
 from autotune.service import Service
 from autotune.settings import Settings
 from autotune.web.app import create_app
@@ -47,6 +49,12 @@ class Served:
         self._server.should_exit = True
         self._thread.join()
         self._service.close()
+
+    def tune(self, request: TuneRequest, executor: Executor, listener: Listener) -> None:
+        """Drive a job from a terminal beside the server."""
+        probes = dict.fromkeys(("ray", "local"), lambda layout, address: executor)
+        with Service(self.storage, probes) as service:
+            service.tune(request, listener)
 
     def work(self, executor: Executor | None = None) -> None:
         """Drive the jobs that wait, with probes in memory where nothing else runs them."""

@@ -1,5 +1,6 @@
 """What the page of a job says, held against itself and against the answer."""
 
+import threading
 from typing import Any
 
 from fakes import FakeExecutor, speed_of
@@ -7,6 +8,7 @@ from playwright.sync_api import Page, expect
 from served import FOUND, Look, Served
 from small_job import REQUEST
 
+from autotune.search.events import Event, ProbeStarted
 from autotune.service import Service
 from autotune.terminal.words import figure
 from trials.contract.config import TrainingConfig
@@ -78,3 +80,24 @@ def test_one_that_was_stopped_early_and_then_confirmed_is_measured(look: Look) -
     for is_confirmed, expected in ((True, ["measured", None]), (False, ["outpaced", "too slow"])):
         trial = {"outcome": "outpaced", "is_confirmed": is_confirmed, "reason": "too slow"}
         assert page.evaluate(told, trial) == expected
+
+
+def test_a_job_from_a_terminal_is_told_as_it_happens(served: Served, look: Look) -> None:
+    """It waits with its second trial until the page has shown that one."""
+    page = look("/jobs")
+    is_shown = threading.Event()
+
+    def wait(event: Event) -> None:
+        if isinstance(event, ProbeStarted) and event.trial == 1:
+            is_shown.wait(FOUND / 1000)
+
+    driving = threading.Thread(target=served.tune, args=(REQUEST, FakeExecutor(), wait))
+    driving.start()
+    try:
+        page.goto(f"{served.url}/jobs/job")
+        expect(page.locator("#trials tr.now")).to_contain_text("runs", timeout=FOUND)
+        expect(page.locator("#space")).to_contain_text("candidates of the space", timeout=FOUND)
+    finally:
+        is_shown.set()
+        driving.join()
+    expect(page.locator("#status")).to_contain_text("finished", timeout=2000)
