@@ -102,6 +102,18 @@ def test_what_does_not_fit_says_so_in_an_explanation(url):
     assert (larger.value, larger.fits) == (5, False)
 
 
+def test_a_larger_size_that_promises_more_is_said_to_do_so(url):
+    sizes = {**REQUEST.settings, "micro_batch_size": (1, 2, 3, 4, 5, 6)}
+    with service_with(url, FakeExecutor()) as service:
+        service.tune(changed(settings=sizes, trials=1, ceiling="6GiB"), ignore)
+        found = service.explain("job")
+    larger = found.knobs[0].steps[-1]
+    assert larger.fits
+    assert larger.speed_change > 0
+    assert "a larger micro-batch promises" in found.bounds.reason
+    assert "forecasts are rough: fewer than 3" in found.notes[0]
+
+
 def _out_of_memory_from(size: int) -> FakeExecutor:
     return FakeExecutor(
         lambda config, n: Outcome.OUT_OF_MEMORY if config.micro_batch_size >= size else Outcome.MEASURED

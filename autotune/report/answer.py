@@ -29,7 +29,7 @@ class Row(Message):
     """Of the worst rank."""
     reserved_bytes: int
     memory: dict[str, int]
-    """Parts of the peak, which they add up to; where that was measured, in the forecast's proportions."""
+    """Parts of the peak, which they add up to; where that was measured, split as forecast."""
     evidence: Evidence
 
 

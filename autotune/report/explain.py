@@ -25,6 +25,10 @@ from trials.contract.config import TrainingConfig
 SIZE = "micro_batch_size"
 COMMUNICATING = 0.2
 """Share of a step spent on communication from which on that is what bounds it."""
+NOTICEABLE = 0.005
+"""Share of speed below which a gain rounds to none."""
+FEW_PROBES = 3
+ROUGH = f"forecasts are rough: fewer than {FEW_PROBES} probes have corrected them so far"
 FIXED_LENGTH = (
     "probes train on sequences of one length, without padding: where your batches are padded, tokens/s of "
     "real tokens fall with the share of padding, while peaks stay; packed sequences come close to the probes"
@@ -114,8 +118,13 @@ def explain(facts: Facts, answer: Answer, earlier: Calibration) -> JobExplanatio
         no_speedup=baseline.reason,
         baseline_steps=tuple(differences(baseline.config, chosen.config)),
         cost=_cost(answer, chosen),
-        notes=(FIXED_LENGTH, RANDOM_WEIGHTS),
+        notes=(*_about_forecasts(facts), FIXED_LENGTH, RANDOM_WEIGHTS),
     )
+
+
+def _about_forecasts(facts: Facts) -> Iterator[str]:
+    if sum(contender.has_speed for contender in facts.contenders) < FEW_PROBES:
+        yield ROUGH
 
 
 def _knobs(case: _Case) -> Iterator[Knob]:
@@ -219,13 +228,20 @@ def _bounds(case: _Case, knobs: Sequence[Knob]) -> Bounds:
     if waiting >= COMMUNICATING:
         words = f"about {waiting:.0%} of a step is communication that compute does not hide"
         return Bounds(bound="communication", reason=words, seconds=seconds)
-    beside = (
-        "the space has no larger micro-batch that is legal"
-        if larger is None or (not larger.fits and not larger.is_too_large)
-        else "a larger micro-batch would not make it faster"
-    )
-    words = f"about {1 - waiting:.0%} of a step is compute, and {beside}"
+    words = f"about {1 - waiting:.0%} of a step is compute, and {_about_size(larger)}"
     return Bounds(bound="compute", reason=words, seconds=seconds)
+
+
+def _about_size(larger: Step | None) -> str:
+    """Whether a larger micro-batch, of which memory is not in the way, would be faster."""
+    if larger is None or (not larger.fits and not larger.is_too_large):
+        return "the space has no larger micro-batch that is legal"
+    gain = larger.speed_change or 0.0
+    if not larger.fits or gain < NOTICEABLE:
+        return "a larger micro-batch would not make it faster"
+    if larger.source == "forecast":
+        return f"a larger micro-batch promises {gain:.0%} and has not been tried"
+    return f"a larger micro-batch was {gain:.0%} faster in its own probe, which may be chance"
 
 
 def _larger_size(knobs: Sequence[Knob]) -> Step | None:

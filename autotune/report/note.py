@@ -41,6 +41,8 @@ def _lines(answer: Answer, explanation: JobExplanation | None) -> Iterator[str]:
         yield ""
         yield ENDED[answer.status].format(answer.reason)
     yield ""
+    yield f"[The page of the job](/jobs/{answer.job})"
+    yield ""
     yield f"`autotune explain {answer.job}` says what each other choice would cost."
     yield "Trials with 0 tokens/s did not run to a figure; their `reason` says why."
     yield (

@@ -1,7 +1,7 @@
 """From trials and measurements to the answer."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.errors import NothingFits, NothingMeasured
@@ -18,6 +18,8 @@ from autotune.storage.records import Measurement
 from trials.contract.outcome import VERDICTS, Outcome
 
 MAX_ALTERNATIVES = 5
+STATES = frozenset({"weights", "gradients", "master", "optimizer"})
+"""Parts of memory whose size follows from the number of parameters."""
 
 
 @dataclass(frozen=True)
@@ -190,13 +192,27 @@ def _evidence(contender: Contender) -> Evidence:
 
 
 def _memory(facts: Facts, contender: Contender) -> dict[str, int]:
-    """The forecast's parts in proportion to the measured peak, which they add up to."""
+    """The forecast's parts."""
     forecast = facts.premises.forecast_of(contender.config)
     parts = {name: int(values[0]) for name, values in forecast.parts.items()}
-    scale = contender.peak_bytes / sum(parts.values())
-    scaled = {name: int(value * scale) for name, value in parts.items()}
-    scaled[max(scaled, key=lambda name: scaled[name])] += contender.peak_bytes - sum(scaled.values())
-    return scaled
+    return split_peak(contender.peak_bytes, parts)
+
+
+def split_peak(peak_bytes: int, parts: Mapping[str, int]) -> dict[str, int]:
+    """A measured peak by the forecast's parts, which add up to it.
+
+    States have the size that their number formats give them, and only the others are in proportion to what
+    remains of the peak; all are where not even the states come to it.
+    """
+    known = {name: size for name, size in parts.items() if name in STATES}
+    rest_bytes = peak_bytes - sum(known.values())
+    loose = {name: size for name, size in parts.items() if name not in known}
+    if rest_bytes < 0 or not any(loose.values()):
+        known, rest_bytes, loose = {}, peak_bytes, dict(parts)
+    scale = rest_bytes / sum(loose.values())
+    split = {name: known.get(name, int(size * scale)) for name, size in parts.items()}
+    split[max(loose, key=lambda name: loose[name])] += peak_bytes - sum(split.values())
+    return split
 
 
 def _mfu(facts: Facts, contender: Contender) -> float | None:
