@@ -6,13 +6,14 @@ from typing import Any
 from fakes import FakeExecutor, speed_of
 from playwright.sync_api import Page, expect
 from served import FOUND, Look, Served
-from small_job import REQUEST
+from small_job import REQUEST, changed
 
 from autotune.search.events import Event, ProbeStarted
 from autotune.service import Service
 from autotune.terminal.words import figure
 from trials.contract.config import TrainingConfig
 
+SOME_SECONDS_MS = 2500
 DRAWN = "[...document.getElementById('chart').data]"
 
 
@@ -97,7 +98,38 @@ def test_a_job_from_a_terminal_is_told_as_it_happens(served: Served, look: Look)
         page.goto(f"{served.url}/jobs/job")
         expect(page.locator("#trials tr.now")).to_contain_text("runs", timeout=FOUND)
         expect(page.locator("#space")).to_contain_text("candidates of the space", timeout=FOUND)
+        page.locator("#trials tr", has_text="the baseline").evaluate("(row) => { row.isTheSame = true; }")
+        page.wait_for_timeout(SOME_SECONDS_MS)
+        assert page.locator("#trials tr", has_text="the baseline").evaluate("(row) => row.isTheSame")
     finally:
         is_shown.set()
         driving.join()
     expect(page.locator("#status")).to_contain_text("finished", timeout=2000)
+
+
+def test_a_ceiling_far_away_leaves_the_chart_to_what_was_measured(served: Served, look: Look) -> None:
+    with Service(served.storage) as service:
+        service.submit(changed(ceiling="9GiB"))
+    served.work()
+    page = look("/jobs/job")
+    expect(page.locator("#chart")).to_contain_text("ceiling 9.00 GiB →", timeout=FOUND)
+    _, right = page.evaluate("document.getElementById('chart').layout.xaxis.range")
+    assert right < 0.6 * 9
+
+
+def test_what_is_kept_of_a_trial_is_shown_with_it(served: Served, look: Look) -> None:
+    with Service(served.storage) as service:
+        service.submit(REQUEST)
+    served.work()
+    page = look("/jobs/job")
+    fold = page.locator("#trials tr.best details")
+    fold.locator("summary").click(timeout=FOUND)
+    expect(fold).to_contain_text("measured in phase done", timeout=FOUND)
+
+
+def test_jobs_that_wait_say_behind_how_many(served: Served, look: Look) -> None:
+    with Service(served.storage) as service:
+        for name in ("a", "b", "c"):
+            service.submit(changed(name=name))
+    page = look("/jobs/c")
+    expect(page.locator("#status")).to_contain_text("2 jobs before it", timeout=FOUND)

@@ -10,8 +10,11 @@ PARTS = {"weights": 100, "gradients": 100, "optimizer": 200, "activations": 300,
 def test_states_keep_their_size_where_a_peak_is_not_as_forecast() -> None:
     split = split_peak(1200, PARTS)
     assert split == {
-        "weights": 100, "gradients": 100, "optimizer": 200, "activations": 600, "transient": 100, "fixed": 100,
-    }  # fmt: skip
+        **PARTS,
+        "activations": 600,
+        "transient": 100,
+        "fixed": 100,
+    }
 
 
 @pytest.mark.parametrize("peak", [0, 1, 399, 400, 401, 799, 12345])

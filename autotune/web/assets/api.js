@@ -39,7 +39,7 @@ async function ask(path, options) {
     throw new Problem(0, "the server does not answer; is it running?");
   }
   if (response.ok) return response;
-  if (response.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+  if (response.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
   throw await problemOf(response);
 }
 

@@ -14,7 +14,7 @@ export function bestView({ job, answer }) {
     element("p", { class: "headline" }, element("strong", {}, figure(speed.median)), ` tokens/s (${interval(speed)})`),
     element("p", { class: isSure(chosen.speedup) ? "gain" : "hint" }, comparison(chosen)),
     element("ul", { class: "chips", "aria-label": "Configuration" }, chips(chosen.config).map((word) => element("li", {}, word))),
-    memoryBar(partsOf(answer), { held: chosen.peak_bytes, ceiling: chosen.ceiling_bytes, usable: job.usable_bytes }),
+    memoryBar(partsOf(answer), { held: chosen.peak_bytes, ceiling: chosen.ceiling_bytes, usable: job.usable_bytes, split: "split as forecast" }),
     facts([
       ["evidence", `${evidence[chosen.evidence]}, trial ${chosen.trial}`],
       ["global batch", `${count(chosen.global_batch_size)} sequences a step`],
@@ -25,6 +25,12 @@ export function bestView({ job, answer }) {
     rows("A tie, closer than the probes can tell", chosen.ties),
     rows("The fastest at each length", answer.by_length),
   ];
+}
+
+/** The same in a line, for those who hear the page. */
+export function bestWords({ job, answer: { recommendation: chosen } }) {
+  if (!chosen) return nothingYet(job);
+  return `${job.status === "finished" ? "Recommended" : "Best so far"}: trial ${chosen.trial}, ${figure(chosen.tokens_per_second.median)} tokens/s`;
 }
 
 function nothingYet(job) {

@@ -10,6 +10,8 @@ const MARKS = {
   outpaced: { colour: "--outpaced", symbol: "triangle-down", size: 11 },
   out_of_memory: { colour: "--out-of-memory", symbol: "x-thin", size: 11 },
 };
+/** Share of what is usable that all peaks stay under, for the range to end with them. */
+const SHORT = 0.6;
 const FRONTS = ["--front", "--front-2", "--front-3", "--front-4"];
 
 /** What speaks for one configuration rather than another, as a key. */
@@ -60,7 +62,7 @@ export function drawChart(place, state) {
     ],
     annotations: [
       { x: 0, y: 1, xref: "paper", yref: "paper", xanchor: "right", yanchor: "bottom", text: "tokens/s", showarrow: false, yshift: 8 },
-      { x: ceiling, y: 1, yref: "paper", xanchor: ceiling > reach.x[0] + 0.7 * (reach.x[1] - reach.x[0]) ? "right" : "left", yanchor: "bottom", text: `ceiling ${bytes(job.ceiling_bytes)}`, showarrow: false, yshift: 4, font: { color: colour("--bad") } },
+      { ...besideCeiling(ceiling, reach), y: 1, yref: "paper", yanchor: "bottom", text: `ceiling ${bytes(job.ceiling_bytes)}${reach.isShort ? " →" : ""}`, showarrow: false, yshift: 4, font: { color: colour("--bad") } },
       ...named(state, unit, colour),
     ],
   };
@@ -177,17 +179,27 @@ function named({ job, best, baseline }, unit, colour) {
   return [...label(best, `${word} · trial ${best?.number}`, -32, "--good"), ...label(baseline, "baseline", 34, "--dim")];
 }
 
-/** All that fits or was measured is in sight; of what is far beyond the ceiling, what lies near it. */
+/** Where the ceiling's name stands: at it, on the side where there is room, or at the edge beyond which it lies. */
+function besideCeiling(ceiling, { x: [left, right], isShort }) {
+  if (isShort) return { x: 1, xref: "paper", xanchor: "right" };
+  return { x: ceiling, xanchor: ceiling > left + 0.7 * (right - left) ? "right" : "left" };
+}
+
+/**
+ * All that fits or was measured is in sight; of what is far beyond the ceiling, what lies near it. The ceiling itself
+ * is left out, and the range short of it, where it is so far away that all else would be one heap.
+ */
 function range(traces, ceiling, usable) {
   const seen = traces.flatMap((trace) => trace.x.map((x, index) => [x, trace.y[index]])).filter(([x]) => x <= 1.25 * ceiling);
   const xs = seen.map(([x]) => x);
   const ys = seen.map(([, y]) => y);
-  const left = Math.min(...xs, usable * 0.9);
-  const right = Math.max(ceiling * 1.05, ...xs);
+  const isShort = xs.length > 0 && Math.max(...xs) < SHORT * usable;
+  const left = Math.min(...xs, isShort ? Infinity : usable * 0.9);
+  const right = Math.max(...xs, isShort ? left * 1.05 : ceiling * 1.05);
   const low = Math.min(...ys, Infinity);
   const high = Math.max(...ys, 0) || 1;
   const bottom = low > 0.5 * high ? low - 0.25 * (high - low) - 0.02 * high : 0;
-  return { x: [left - 0.06 * (right - left), right + 0.03 * (right - left)], y: [bottom - 0.03 * (high - bottom), high + 0.14 * (high - bottom)] };
+  return { isShort, x: [left - 0.06 * (right - left), right + 0.03 * (right - left)], y: [bottom - 0.03 * (high - bottom), high + 0.14 * (high - bottom)] };
 }
 
 function axis(title, range, colour) {

@@ -22,6 +22,15 @@ export function fill(parent, ...children) {
   parent.replaceChildren(...present(children));
 }
 
+/** Have `parent` hold `wanted` in this order, without touching those that it holds already. */
+export function arrange(parent, wanted) {
+  const stays = new Set(wanted);
+  for (const child of [...parent.children]) if (!stays.has(child)) child.remove();
+  wanted.forEach((child, index) => {
+    if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
+  });
+}
+
 /** Show `text` in `place`, or hide it where there is nothing to say. */
 export function say(place, text) {
   if (place.textContent !== (text ?? "")) place.textContent = text ?? "";

@@ -2,29 +2,35 @@
 
 import { element } from "./dom.js";
 import { facts, number, table } from "./table.js";
-import { againstBaseline, bytes, clock, figure, headings, percent, sentence, signedPercent } from "./words.js";
+import { againstBaseline, bytes, clock, counted, figure, headings, percent, sentence, signedPercent } from "./words.js";
 
 const right = (text) => ({ text, number: true });
 
 /** What each other value of each field would change. */
 export function stepsView({ knobs }) {
-  const rows = knobs.flatMap((knob) => knob.steps.map((step) => stepRow(knob, step)));
-  if (!rows.length) return [element("p", { class: "hint" }, "The space leaves nothing to change.")];
+  const steps = knobs.flatMap((knob) => knob.steps.map((step) => ({ knob, step })));
+  const isIllegal = ({ step }) => step.why_not && step.speed_change === null && step.source === "forecast";
+  const rows = steps.filter((one) => !isIllegal(one)).map(({ knob, step }) => stepRow(knob, step));
+  const illegal = steps.filter(isIllegal);
+  if (!steps.length) return [element("p", { class: "hint" }, "The space leaves nothing to change.")];
   return [
-    table("What one step either way from the best would change", ["change", right("tokens/s"), right("peak")], rows),
-    element("p", { class: "hint" }, "Measured by a probe, or ~forecast and corrected by the probes of this job."),
-  ];
+    rows.length > 0 && table("What one step either way from the best would change", ["change", right("tokens/s"), right("peak")], rows),
+    element("p", { class: "hint" }, "Measured by a probe; with “about”, forecast and corrected by the probes of this job."),
+    illegal.length > 0 && element("details", {}, element("summary", {}, `${counted(illegal.length, "step")} that cannot be taken`), element("ul", { class: "plain" }, illegal.map(({ knob, step }) => element("li", {}, `${stepWords(knob, step)}: ${step.why_not}`)))),
+  ].filter(Boolean);
 }
 
+const stepWords = (knob, step) => `${headings[knob.field] ?? knob.field} ${knob.value} → ${step.value}`;
+
 function stepRow(knob, step) {
-  const mark = step.source === "forecast" ? "~" : "";
+  const mark = step.source === "forecast" ? "about " : "";
   const speed = step.speed_change === null ? "–" : `${mark}${signedPercent(step.speed_change)}`;
   const size = step.bytes_change === null ? "–" : `${mark}${step.bytes_change < 0 ? "−" : "+"}${bytes(Math.abs(step.bytes_change))}`;
   const isBetter = step.fits && step.speed_change > 0;
   return element(
     "tr",
     { class: step.why_not ? "off" : null },
-    element("th", { scope: "row" }, `${headings[knob.field] ?? knob.field} ${knob.value} → ${step.value}`, step.why_not && element("small", {}, step.why_not)),
+    element("th", { scope: "row" }, stepWords(knob, step), step.why_not && element("small", {}, step.why_not)),
     number(speed, { class: isBetter ? "good" : "" }),
     number(size, { class: step.is_too_large ? "bad" : "" }),
   );

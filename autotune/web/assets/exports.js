@@ -6,12 +6,14 @@ import { element } from "./dom.js";
 /** @param {{format: string, files: string[]}[]} formats */
 export function exportsView(name, formats) {
   return formats.map(({ format, files }) => {
+    const folder = `${name}-${format}`;
     const base = `${jobPath(name)}/exports/${encodeURIComponent(format)}`;
     return element(
       "section",
       { class: "export" },
-      element("h3", {}, format, " ", element("a", { class: "button", href: base, download: "" }, "All files, zip")),
+      element("h3", {}, format, " ", element("a", { class: "button", href: base, download: "", "aria-label": `All files for ${format}, zip` }, "All files, zip")),
       element("ul", { class: "files", "aria-label": `Files for ${format}` }, files.map((file) => element("li", {}, element("a", { href: `${base}/${encodeURIComponent(file)}`, download: file }, file)))),
+      files.includes("launch.sh") && command(`unzip ${folder}.zip && cd ${folder} && ./launch.sh train.py`),
       command(`autotune export ${name} --to ${format} --output DIR`),
       files.includes("launch.sh") && launch(`${base}/launch.sh`),
     );
@@ -30,7 +32,7 @@ function command(words) {
 
 function launch(path) {
   const text = element("pre", { tabindex: "0", "aria-label": "launch.sh" });
-  const fold = element("details", {}, element("summary", {}, "What launch.sh does"), text);
+  const fold = element("details", {}, element("summary", { "aria-label": `What launch.sh does, ${path.split("/").at(-2)}` }, "What launch.sh does"), text);
   fold.addEventListener("toggle", async () => {
     if (!fold.open || text.textContent) return;
     text.textContent = "…";

@@ -1,22 +1,22 @@
 /** The page of one job: what it has found, while it looks for more. */
 
 import { get, jobPath, post } from "./api.js";
-import { bestView } from "./best.js";
+import { bestView, bestWords } from "./best.js";
 import { drawChart } from "./chart.js";
 import { byId, element, fill, say } from "./dom.js";
 import { rivalsView, stepsView, whyView } from "./explanation.js";
 import { exportsView } from "./exports.js";
 import { leftOut } from "./forecast.js";
 import { followLog } from "./log.js";
-import { progressOf, progressView } from "./progress.js";
-import { trialsView } from "./trials.js";
+import { progressOf, progressView, timeWords } from "./progress.js";
+import { TrialsTable } from "./trials.js";
 import { bytes, canCancel, canResume, clock, count, counted, hasEnded, moment, percent, short, spoken, statusWords } from "./words.js";
 import { watch } from "./watch.js";
 
 const name = byId("content").dataset.job;
 const path = jobPath(name);
 const PAUSE_MS = 300;
-/** Without word from the job, its state is read anew: one driven from a terminal tells no events. */
+/** Without word from the job, its state is read anew: its driver may have died. */
 const SILENCE_MS = 10_000;
 
 const state = {
@@ -32,11 +32,15 @@ const state = {
   standing: null,
   started: null,
   readAt: 0,
-  showsAll: false,
+  /** When the connection was lost, while it is. */
+  lostAt: null,
+  /** Jobs that a worker takes before this one, while it waits. */
+  ahead: 0,
   /** The trial that is best so far, and the baseline's. */
   best: null,
   baseline: null,
 };
+const trialsTable = new TrialsTable(byId("trials"), name);
 let timer = 0;
 let isReading = false;
 let isReadAgain = false;
@@ -55,14 +59,17 @@ async function read() {
     return;
   }
   isReading = true;
+  let isWhole = false;
   try {
     const [job, answer] = await Promise.all([get(path), get(`${path}/recommendation`)]);
     await readTrials();
-    Object.assign(state, { job, answer, readAt: Date.now() });
+    const ahead = job.status === "queued" ? await jobsBefore(job) : 0;
+    Object.assign(state, { job, answer, ahead, readAt: Date.now(), lostAt: null });
     if (hasEnded(job.status) || job.status === "paused" || job.status === "queued") state.running.clear();
     say(byId("notice"), "");
     draw();
-    await readSlowParts();
+    // What is not there yet, or not for a moment, is asked for with the next reading.
+    isWhole = await readSlowParts().then(() => true, () => false);
   } catch (problem) {
     say(byId("notice"), state.job ? "" : problem.message);
     if (problem.status === 0 && state.job) connectionLost();
@@ -72,7 +79,7 @@ async function read() {
   if (isReadAgain) {
     isReadAgain = false;
     soon();
-  } else if (state.job && !hasEnded(state.job.status)) soon(SILENCE_MS);
+  } else if (state.job && !(isWhole && hasEnded(state.job.status))) soon(SILENCE_MS);
 }
 
 /** Only from the first that had not ended, or was probed again: of others there is nothing new. */
@@ -95,6 +102,12 @@ async function readTrials() {
   state.trials = [...known.values()].sort((a, b) => a.number - b.number);
 }
 
+/** Those that have waited longer are taken first. */
+async function jobsBefore(job) {
+  const { jobs } = await get("/v1/jobs?status=queued&limit=200");
+  return jobs.filter((other) => other.updated_at < job.updated_at).length;
+}
+
 async function readSlowParts() {
   if (!state.candidates.length) {
     state.candidates = (await get(`${path}/candidates?limit=300`).catch(() => ({ candidates: [] }))).candidates;
@@ -103,13 +116,11 @@ async function readSlowParts() {
   const chosen = state.answer.recommendation;
   const made = JSON.stringify([chosen?.config, chosen?.tokens_per_second, hasEnded(state.job.status), state.answer.spent.trials]);
   if (!chosen || made === explained) return;
-  const [explanation, exports] = await Promise.all([get(`${path}/explanation`).catch(() => null), get(`${path}/exports`).catch(() => ({ formats: [] }))]);
+  const [explanation, exports] = await Promise.all([get(`${path}/explanation`), get(`${path}/exports`)]);
   explained = made;
-  if (explanation) {
-    show("steps-card", "steps", stepsView(explanation));
-    show("why-card", "why", whyView(explanation));
-    if (explanation.rivals.length) show("rivals-card", "rivals", rivalsView(explanation));
-  }
+  show("steps-card", "steps", stepsView(explanation));
+  show("why-card", "why", whyView(explanation));
+  if (explanation.rivals.length) show("rivals-card", "rivals", rivalsView(explanation));
   if (exports.formats.length) showExports(exports.formats);
 }
 
@@ -155,6 +166,8 @@ function draw() {
   byId("cards").hidden = false;
   byId("best-title").textContent = state.job.status === "finished" && chosen ? "Recommendation" : "Best so far";
   keep("best", JSON.stringify([chosen, answer.by_length, state.job.status]), () => bestView(state));
+  keep("best-status", bestWords(state), () => bestWords(state));
+  trialsTable.draw(state);
   drawMoving();
   drawTheChart();
   byId("log-card").hidden = hasEnded(state.job.status);
@@ -163,14 +176,11 @@ function draw() {
 
 /** What changes with the clock alone. */
 function drawMoving() {
-  fill(byId("progress"), progressView(state));
-  const box = byId("trials").querySelector(".scrolls");
-  const [left, isFocused] = [box?.scrollLeft ?? 0, document.activeElement === box];
-  fill(byId("trials"), trialsView(state, () => { state.showsAll = true; drawMoving(); }));
-  const made = byId("trials").querySelector(".scrolls");
-  if (!made) return;
-  made.scrollLeft = left;
-  if (box && isFocused) made.focus();
+  const progress = progressOf(state);
+  const isRunning = state.job.status === "running";
+  keep("progress", JSON.stringify([{ ...progress, spent_s: 0, left_s: 0 }, isRunning]), () => progressView(progress, isRunning));
+  say(byId("time"), timeWords(progress, state));
+  trialsTable.tick();
 }
 
 function drawTheChart() {
@@ -193,8 +203,9 @@ function drawHeader() {
   const { confirmed, due } = progressOf(state);
   const doing = due ? `probing the leaders again, ${confirmed} of ${due}` : `${done} of at most ${counted(job.trials, "trial")}`;
   const words = job.status === "running" ? doing : statusWords(job.status);
+  const queue = state.ahead ? `, ${counted(state.ahead, "job")} before it` : "";
   const orphan = job.status === "running" && job.driver === null ? ", but nobody drives it at the moment" : "";
-  keep("status", JSON.stringify([job.status, words, orphan]), () => [element("span", { class: `badge ${job.status}` }, spoken(job.status)), ` ${words}${orphan}`]);
+  keep("status", JSON.stringify([job.status, words, queue, orphan]), () => [element("span", { class: `badge ${job.status}` }, spoken(job.status)), ` ${words}${queue}${orphan}`]);
   const facts = [
     `${job.model}, ${short(job.parameters)} parameters`,
     `${job.gpus}${job.world_size > 1 ? `, ${job.world_size} ranks` : ""}`,
@@ -250,6 +261,7 @@ async function act(what, question) {
 }
 
 function connectionLost() {
+  state.lostAt ??= Date.now();
   say(byId("connection"), "Connection lost, trying again. What was measured is safe.");
 }
 

@@ -53,9 +53,9 @@ function draw(jobs, next) {
   const made = JSON.stringify([jobs, next]);
   if (made === drawn) return;
   drawn = made;
-  const focused = document.activeElement?.id;
+  const focused = document.activeElement?.closest("#list") && document.activeElement.id;
   fill(byId("list"), jobs.length ? list(jobs) : nothing());
-  if (focused?.startsWith("choose-")) byId(focused)?.focus();
+  if (focused) byId(focused)?.focus();
   showChosen();
 }
 
@@ -77,7 +77,7 @@ function row(job) {
     "tr",
     {},
     element("td", { class: "choice" }, box),
-    element("th", { scope: "row" }, element("a", { href: `/jobs/${encodeURIComponent(job.name)}` }, job.name)),
+    element("th", { scope: "row" }, element("a", { id: `open-${job.name}`, href: `/jobs/${encodeURIComponent(job.name)}` }, job.name)),
     element("td", {}, element("span", { class: `badge ${job.status}` }, spoken(job.status)), job.reason && job.status !== "finished" && job.reason !== job.status && element("small", {}, job.reason)),
     number(job.tokens_per_second === null ? "–" : figure(job.tokens_per_second)),
     number(job.speedup === null ? "–" : times(job.speedup), isSure({ low: job.speedup_low }) ? {} : { class: "dim", title: job.speedup && "not surely faster than the baseline" }),

@@ -32,8 +32,10 @@ export function table(caption, headings, rows, { shown = false, stacks = false }
 const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", td: "cell", "th[scope=col]": "columnheader", "th[scope=row]": "rowheader" };
 
 /** A browser may take what is not laid out as a table for none. */
-function keepRoles(made) {
-  for (const [selector, role] of Object.entries(ROLES)) for (const part of made.querySelectorAll(selector)) part.setAttribute("role", role);
+export function keepRoles(made) {
+  for (const [selector, role] of Object.entries(ROLES)) {
+    for (const part of [made, ...made.querySelectorAll(selector)]) if (part.matches(selector)) part.setAttribute("role", role);
+  }
 }
 
 export const number = (text, properties = {}) => element("td", { ...properties, class: `number ${properties.class ?? ""}`.trim() }, text);

@@ -20,7 +20,7 @@ const COUNTS = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
 
 export const hasEnded = (status) => ENDED.has(status);
 export const canResume = (status) => status === "paused" || status === "failed";
-export const canCancel = (status) => status !== "finished" && status !== "cancelled";
+export const canCancel = (status) => !ENDED.has(status);
 export const statusWords = (status) => STATUSES[status] ?? "";
 export const spoken = (outcome) => outcome.replaceAll("_", " ");
 
