@@ -10,11 +10,12 @@ export function bestView({ job, answer }) {
   const chosen = answer.recommendation;
   if (!chosen) return [element("p", {}, nothingYet(job)), memoryless(job)];
   const speed = chosen.tokens_per_second;
+  const parts = partsOf(answer);
   return [
     element("p", { class: "headline" }, element("strong", {}, figure(speed.median)), ` tokens/s (${interval(speed)})`),
     element("p", { class: isSure(chosen.speedup) ? "gain" : "hint" }, comparison(chosen)),
     element("ul", { class: "chips", "aria-label": "Configuration" }, chips(chosen.config).map((word) => element("li", {}, word))),
-    memoryBar(partsOf(answer), { held: chosen.peak_bytes, ceiling: chosen.ceiling_bytes, usable: job.usable_bytes, split: "split as forecast" }),
+    memoryBar(parts, { held: chosen.peak_bytes, ceiling: chosen.ceiling_bytes, usable: job.usable_bytes, split: parts.peak ? null : "split as forecast" }),
     facts([
       ["evidence", `${evidence[chosen.evidence]}, trial ${chosen.trial}`],
       ["global batch", `${count(chosen.global_batch_size)} sequences a step`],

@@ -66,8 +66,8 @@ function nothing() {
 }
 
 function list(jobs) {
-  const headings = [{ text: "choose", unseen: true }, "name", "status", { text: "tokens/s", number: true }, { text: "speed-up", number: true }, "model", "GPUs", { text: "ceiling", number: true }, { text: "spent", number: true }, { text: "changed", number: true }];
-  return table("Jobs, latest first", headings, jobs.map(row));
+  const headings = [{ text: "choose", unseen: true }, "name", "status", { text: "tokens/s", number: true }, { text: "speed-up", number: true, rest: true }, { text: "model", rest: true }, { text: "GPUs", rest: true }, { text: "ceiling", number: true, rest: true }, { text: "spent", number: true, rest: true }, { text: "changed", number: true, rest: true }];
+  return table("Jobs, latest first", headings, jobs.map(row), { stacks: true });
 }
 
 function row(job) {
@@ -80,12 +80,12 @@ function row(job) {
     element("th", { scope: "row" }, element("a", { id: `open-${job.name}`, href: `/jobs/${encodeURIComponent(job.name)}` }, job.name)),
     element("td", {}, element("span", { class: `badge ${job.status}` }, spoken(job.status)), job.reason && job.status !== "finished" && job.reason !== job.status && element("small", {}, job.reason)),
     number(job.tokens_per_second === null ? "–" : figure(job.tokens_per_second)),
-    number(job.speedup === null ? "–" : times(job.speedup), isSure({ low: job.speedup_low }) ? {} : { class: "dim", title: job.speedup && "not surely faster than the baseline" }),
-    element("td", {}, job.model),
-    element("td", {}, job.gpus),
-    number(bytes(job.ceiling_bytes)),
-    number(clock(job.spent_s)),
-    element("td", { class: "number", title: moment(job.updated_at) }, ago(job.updated_at)),
+    number(job.speedup === null ? "–" : times(job.speedup), isSure({ low: job.speedup_low }) ? { class: "rest" } : { class: "rest dim", title: job.speedup && "not surely faster than the baseline" }),
+    element("td", { class: "rest" }, job.model),
+    element("td", { class: "rest" }, job.gpus),
+    number(bytes(job.ceiling_bytes), { class: "rest" }),
+    number(clock(job.spent_s), { class: "rest" }),
+    element("td", { class: "number rest", title: moment(job.updated_at) }, ago(job.updated_at)),
   );
 }
 
