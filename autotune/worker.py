@@ -86,4 +86,4 @@ class Worker:
                 self._driver.give_up(lease, error)
                 raise
             with self._driver.shown_on_dashboard(problem), executor:
-                self._driver.drive(job, problem, lease, executor, teller(repository, lease))
+                self._driver.drive(job, problem, lease, executor, teller(self._record.repository, lease))
