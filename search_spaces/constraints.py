@@ -49,7 +49,8 @@ class Facts:
     """Whether head and embedding are one matrix."""
     intermediate_size: int = 0
     """Width of the feed-forward part."""
-    num_experts: int = 1
+    stacked_experts: bool = False
+    """Whether the feed-forward part is experts, stacked in parameters that are no `nn.Linear`."""
     sliding_window: int | None = None
     """Tokens that attention looks back over in some layers; None where it sees all in every one."""
     global_batch_size: int | None = None
@@ -283,7 +284,7 @@ STRUCTURE: tuple[Constraint, ...] = (
     Constraint(
         "quantised_experts",
         ("base_weights",),
-        lambda c, f: ~c.is_in("base_weights", ["native"]) & (f.num_experts > 1),
+        lambda c, f: ~c.is_in("base_weights", ["native"]) & f.stacked_experts,
         lambda c, f: "experts are stacked parameters, which are not quantised; use base_weights=native",
     ),
     Constraint(
@@ -379,7 +380,7 @@ PROBED: tuple[Constraint, ...] = (
     Constraint(
         "experts_by_tensor",
         ("tensor_parallel_size",),
-        lambda c, f: (_tensor(c) > 1) & (f.num_experts > 1),
+        lambda c, f: (_tensor(c) > 1) & f.stacked_experts,
         lambda c, f: "no engine probes tensor parallelism of experts yet",
     ),
     Constraint(

@@ -59,6 +59,13 @@ def test_what_cannot_be_trained_is_not_ranked():
     assert any("no nn.Linear" in rejected.reason for rejected in found.rejected)
 
 
+def test_one_stacked_expert_is_not_quantised(tmp_path):
+    config = {"model_type": "mixtral", "num_local_experts": 1, "num_experts_per_tok": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = plan(PlanRequest(model=str(tmp_path), gpus="H100:1", space="lora", top=1000))
+    assert {row.config.base_weights for row in found.ranked} == {"native"}
+
+
 def test_fewer_bytes_lead_where_one_wire_carries_them_all():
     """PCIe brings the offloaded base from the CPU, and the other card's part of it."""
     found = plan(ask(model="llama-3.1-70b", gpus="4090:2", space="lora"))

@@ -26,7 +26,7 @@ def routing_backward(shape: ModelShape, mode: int) -> Kept:
 
     With weights in fp32 the weighted are too.
     """
-    if shape.num_experts == 1:
+    if not shape.stacks_experts:
         return Kept(0, 0)
     weighted = 4 if style_of(shape).routes_in_fp32 else STREAM[mode]
     return Kept(0, shape.hidden_size * (STREAM[mode] + 3 * shape.experts_per_token * weighted))
@@ -58,7 +58,7 @@ def product_backward(shape: ModelShape, mode: int) -> Kept:
     """
     style, stream = style_of(shape), STREAM[mode] * shape.hidden_size
     copies = style.gradient_copies
-    if shape.num_experts > 1:
+    if shape.stacks_experts:
         of_experts = copies * shape.intermediate_size - shape.hidden_size
         return Kept(0, stream + STREAM[mode] * shape.experts_per_token * of_experts)
     gone = norm(shape, mode, 0).split * style.norms_after
@@ -68,7 +68,7 @@ def product_backward(shape: ModelShape, mode: int) -> Kept:
 def down_backward(shape: ModelShape, mode: int) -> Kept:
     """Gradients alive while the last matmul goes backward: of its output, cast under autocast, and input."""
     h, f = shape.hidden_size, shape.intermediate_size
-    if shape.num_experts > 1:
+    if shape.stacks_experts:
         return Kept(0, STREAM[mode] * (h + shape.experts_per_token * (f + h)))
     cast = COMPUTED[mode] * (mode == AUTOCAST)
     gone = norm(shape, mode, 0).split * style_of(shape).norms_after

@@ -113,7 +113,7 @@ def masked(shape: ModelShape, mode: int) -> Kept:
 def feed_forward(shape: ModelShape, mode: int) -> Kept:
     """The norm before it, and the tensors of its width."""
     style = style_of(shape)
-    routed = shape.num_experts > 1
+    routed = shape.stacks_experts
     norms = _norms(shape, mode, 1 if routed else style.feed_forward_readers)
     widths = style.activation_copies * shape.intermediate_size
     if not routed:
@@ -201,7 +201,7 @@ def _matmul_outputs(shape: ModelShape) -> list[tuple[int, bool]]:
     q, k = (shape.query_size, True), (shape.kv_size, True)
     back = (shape.hidden_size, False)
     qkv = [(q[0] + 2 * k[0], True)] if style.attention_readers == 1 else [q, k, k]
-    if shape.num_experts > 1:  # the experts' are grouped ones
+    if shape.stacks_experts:  # the experts' are grouped ones
         return [*qkv, back, (shape.num_experts, False)]
     gated = [(2 * f, True)] if style.feed_forward_readers == 1 else [(f, True)] * 2
     return [*qkv, back, *(gated if shape.gated_mlp else [(f, True)]), back]
@@ -210,7 +210,7 @@ def _matmul_outputs(shape: ModelShape) -> list[tuple[int, bool]]:
 def selective_compiled(shape: ModelShape, mode: int) -> Kept:
     """The same through torch.compile, which sees that nobody reads the last output in the backward."""
     eager = selective(shape, mode)
-    unread = COMPUTED[mode] * shape.hidden_size * (shape.num_experts == 1)
+    unread = COMPUTED[mode] * shape.hidden_size * (not shape.stacks_experts)
     return Kept(eager.gathered - unread, eager.split)
 
 
@@ -257,8 +257,13 @@ def shared_by_float8(shape: ModelShape, mode: int) -> Kept:
 def num_linears(shape: ModelShape) -> int:
     """Of a layer, experts aside, which are no `nn.Linear`."""
     style = style_of(shape)
-    routed = shape.num_experts > 1
+    routed = shape.stacks_experts
     return style.attention_readers + 1 + (0 if routed else style.feed_forward_readers + 1)
+
+
+def widest_matrix(shape: ModelShape) -> int:
+    """Features that the hidden ones become in the largest matrix of a layer, experts aside."""
+    return max(width for width, splits in _matmul_outputs(shape) if splits)
 
 
 def first_norm(shape: ModelShape, mode: int) -> Kept:

@@ -18,6 +18,7 @@ from autotune.forecast.buffers import (
 )
 from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
+from autotune.forecast.layers import widest_matrix
 from autotune.forecast.states import Parameters, Stage, States, layers_alive, shards_gradients
 from autotune.forecast.weight_copies import Copies, weight_copies
 from trials.contract.constants import LOSS_CHUNKS, engine_constants
@@ -288,7 +289,7 @@ def _layer_backward(case: Case, acts: Activations) -> Floats:
     fed_forward = np.where(added_up, 0.0, kept) * (3 if case.shape.gated_mlp else 2)
     attention = acts.attention + fed_forward + key_gradients(case)
     moments = [acts.down + made, acts.product + kept, attention, acts.other]
-    if case.shape.num_experts > 1:  # the gradients of all experts are one tensor
+    if case.shape.stacks_experts:  # the gradients of all experts are one tensor
         moments.append(acts.experts + 2 * made + kept)
     if (case.tensor > 1).any():
         moments.append((case.tensor > 1) * gathering_gradient(case, acts))
@@ -315,7 +316,7 @@ def _whole_stream(case: Case) -> Floats:
 
 def dequantised(case: Case) -> Floats:
     """The largest matrix of a layer, where its frozen weights are stored quantised, in the compute format."""
-    largest = case.shape.hidden_size * max(case.shape.intermediate_size, case.shape.query_size)
+    largest = case.shape.hidden_size * widest_matrix(case.shape)
     return ~case.has("base_weights", "native") * case.bytes.compute * largest / case.tensor
 
 

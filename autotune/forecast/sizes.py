@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from autotune.forecast.styles import style_of
 from autotune.models.shape import ModelShape
 
 
@@ -43,12 +44,12 @@ class Sizes:
     @classmethod
     def of(cls, shape: ModelShape) -> "Sizes":
         h, q, k, f = shape.hidden_size, shape.query_size, shape.kv_size, shape.intermediate_size
-        projections = 3 if shape.gated_mlp else 2
+        style, projections = style_of(shape), 3 if shape.gated_mlp else 2
         attention = 2 * h * q + 2 * h * k
-        router = h * shape.num_experts if shape.num_experts > 1 else 0
+        router = h * shape.num_experts if shape.stacks_experts else 0
         matrices = 1 if shape.tied_embeddings else 2
-        dense = projections * h * f if shape.num_experts == 1 else 0
-        experts = projections * h * f * shape.num_experts if shape.num_experts > 1 else 0
+        dense = 0 if shape.stacks_experts else projections * h * f
+        experts = projections * h * f * shape.num_experts if shape.stacks_experts else 0
         ends = matrices * shape.embedding_parameters + shape.other_parameters
         return cls(
             layer=(shape.num_parameters - ends) / shape.num_layers,
@@ -60,6 +61,8 @@ class Sizes:
             active_experts=projections * h * f * shape.experts_per_token if experts else 0,
             active_dense=attention + router + dense,
             cast_linear=shape.measured.cast_weights if shape.measured else attention + router + dense,
-            linear_inputs=3 * h + q + (0 if experts else (projections - 1) * h + f),
+            linear_inputs=style.attention_readers * h
+            + q
+            + (0 if experts else style.feed_forward_readers * h + f),
             linear_outputs=q + 2 * k + h + (0 if experts else (projections - 1) * f + h),
         )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from autotune.models.families import FAMILIES
 from trials.contract.measured import MeasuredLayers
 
 
@@ -45,6 +46,12 @@ class ModelShape:
         """Read what `dataclasses.asdict` wrote, be it through JSON, or before layers were measured."""
         measured = data.get("measured")
         return cls(**{**data, "measured": None if measured is None else MeasuredLayers.from_dict(measured)})
+
+    @property
+    def stacks_experts(self) -> bool:
+        """Whether the feed-forward part is experts, be it one, stacked in parameters of their own."""
+        family = FAMILIES.get(self.model_type)
+        return self.num_experts > 1 or (family is not None and family.router)
 
     @property
     def query_size(self) -> int:

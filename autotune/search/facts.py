@@ -27,7 +27,7 @@ def facts_of(
         model_type=shape.model_type,
         tied_embeddings=shape.tied_embeddings,
         intermediate_size=shape.intermediate_size,
-        num_experts=shape.num_experts,
+        stacked_experts=shape.stacks_experts,
         sliding_window=shape.sliding_window,
         global_batch_size=global_batch_size,
         global_batch_tolerance=global_batch_tolerance,

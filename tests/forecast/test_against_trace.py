@@ -26,6 +26,7 @@ GPT2 = {
     "vocab_size": 5000, "n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 8192,
     "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
 }  # fmt: skip
+ALONE = {"num_local_experts": 1, "num_experts_per_tok": 1}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 TIED = {"tie_word_embeddings": True, "vocab_size": 100_000}
 KEYS = {"num_key_value_heads": 8, "vocab_size": 2000}
@@ -45,6 +46,11 @@ CASES = [
     ("gemma3_text", {}, 1, {"precision": "bf16_pure", "activation_checkpointing": "full"}),
     ("mixtral", EXPERTS, 1, {"precision": "bf16_pure"}),
     ("gpt_oss", EXPERTS, 1, {"precision": "bf16", "attention": "eager"}),
+    # One expert is stacked as well, and routed to.
+    ("mixtral", ALONE, 1, {"precision": "bf16_pure"}),
+    ("mixtral", ALONE, 8, {"sharding": "fsdp"}),
+    # Gate and up are one matrix, of which a backward has all in two bytes.
+    ("phi3", {}, 1, {**FEW, "precision": "bf16_pure", "adaptation": "lora", "base_weights": "int8"}),
     ("llama", {}, 8, {"sharding": "fsdp"}),
     # All gradients of the experts are there when the scores, and when the routing's weights, go backward.
     ("mixtral", EXPERTS, 16, {"sharding": "fsdp", "activation_checkpointing": "selective"}),

@@ -8,8 +8,10 @@ import pytest
 from autotune.forecast.case import Case
 from autotune.forecast.constants import CONSTANTS
 from autotune.forecast.forecast import Forecast, forecast
+from autotune.forecast.phases import dequantised
 from autotune.forecast.states import stages
 from autotune.hardware.inventory import NodeGroup
+from autotune.hardware.parse import parse_inventory
 from autotune.models.shape import ModelShape
 from search_spaces.columns import Columns
 from trials.contract.config import TrainingConfig
@@ -317,3 +319,17 @@ def test_a_ceiling_counts_context_and_communicators(node):
     assert parts(run(node, world_size=8))["fixed"] == round(
         constants.context_bytes + constants.first_communicator_bytes
     )
+
+
+def test_the_largest_matrix_of_a_quantised_layer_is_there_in_two_bytes():
+    """In phi3 that of gate and up, or of queries, keys and values, together."""
+    config = TrainingConfig(adaptation="lora", base_weights="int8", precision="bf16_pure")
+    group = parse_inventory("H100:1").group
+    wide = replace(ONE_LAYER, intermediate_size=32)
+    for shape, rows in (
+        (ONE_LAYER, 128),
+        (replace(ONE_LAYER, model_type="phi3"), 2 * 128),
+        (replace(wide, model_type="phi3"), 3 * 64),
+    ):
+        case = Case(shape, group, 1, Columns.of([config]), CONSTANTS["cuda"])
+        assert dequantised(case)[0] == 2 * 64 * rows

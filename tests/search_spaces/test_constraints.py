@@ -71,6 +71,11 @@ ILLEGAL = [
         {"attention": "eager", "loss": "chunked"},
         "the cap on the logits of gemma2",
     ),
+    (
+        replace(ONE_NODE, stacked_experts=True),
+        {"adaptation": "lora", "base_weights": "int4"},
+        "experts are stacked parameters",
+    ),
     (ONE_NODE, {"precision": "fp8", "sequence_length": 1000, "micro_batch_size": 3}, "multiple of 16 tokens"),
     (
         replace(ONE_NODE, model_type="gpt2"),
