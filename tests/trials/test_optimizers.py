@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from autotune.forecast.formats import OPTIMIZERS
+from autotune.forecast.phases import UNFUSED
 from trials.contract.config import Optimizer
-from trials.optimizers import Lion, make_optimizer
+from trials.optimizers import OTHERS, Lion, make_optimizer
 
 SIDE = 512
 """Of a square matrix: large enough that what is kept of each row and column is small."""
@@ -36,6 +37,10 @@ def _bytes(value: object) -> int:
     if hasattr(value, "__tensor_flatten__"):
         return sum(_bytes(getattr(value, name)) for name in value.__tensor_flatten__()[0])
     return value.nbytes
+
+
+def test_the_forecast_knows_which_steps_are_not_fused() -> None:
+    assert set(UNFUSED) == set(OTHERS)
 
 
 def test_lion_moves_every_weight_by_the_rate() -> None:
