@@ -19,7 +19,8 @@ from autotune.request import PlanRequest, ceiling_bytes, default_spaces, space_f
 from autotune.search.advice import advice
 from autotune.search.facts import facts_of
 from search_spaces.columns import Columns
-from search_spaces.constraints import Facts, Rejection, why_illegal, why_unprobed
+from search_spaces.constraints import Rejection, why_illegal, why_unprobed
+from search_spaces.rules import Facts
 from trials.contract.config import TrainingConfig
 from trials.contract.message import ContractError
 

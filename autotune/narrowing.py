@@ -8,7 +8,7 @@ from autotune.report.plan import Rejected
 from autotune.request import space_for
 from autotune.search.facts import facts_of
 from search_spaces.columns import Value
-from search_spaces.constraints import PARALLEL_SIZES, Facts
+from search_spaces.rules import PARALLEL_SIZES, Facts
 from search_spaces.space import SearchSpace
 from trials.contract.message import ContractError
 

@@ -10,9 +10,10 @@ import numpy as np
 from pydantic import StrictBool, StrictInt, StrictStr, field_validator
 
 from search_spaces.columns import FIELDS, Columns, Value, column
-from search_spaces.constraints import Facts, Rejection, accumulation_steps, sift
+from search_spaces.constraints import Rejection, accumulation_steps, sift
 from search_spaces.dimensions import DERIVED, MAX_CONFIGURATIONS, dimension
 from search_spaces.documents import read_yaml
+from search_spaces.rules import Facts
 from trials.contract.capabilities import WITHOUT_SDPA
 from trials.contract.config import Count, TrainingConfig
 from trials.contract.message import ContractError, Message, nearest

@@ -16,9 +16,9 @@ from autotune.report.rivals import differences, rivals
 from autotune.search.confirmation import Contender
 from autotune.search.facts import facts_of
 from search_spaces.columns import Columns, Value
-from search_spaces.constraints import Facts as LegalFacts
 from search_spaces.constraints import accumulation_steps, why_illegal
 from search_spaces.dimensions import DERIVED
+from search_spaces.rules import Facts as LegalFacts
 from search_spaces.space import SearchSpace
 from trials.contract.config import TrainingConfig
 

@@ -13,7 +13,8 @@ from autotune.hardware.sizes import format_bytes
 from autotune.models.shape import ModelShape
 from autotune.search.ceilings import FORECAST_MARGIN, enough_for, in_words, ways_out
 from search_spaces.columns import Columns
-from search_spaces.constraints import Facts, Rejection
+from search_spaces.constraints import Rejection
+from search_spaces.rules import Facts
 from search_spaces.space import SearchSpace
 from trials.contract.config import TrainingConfig
 

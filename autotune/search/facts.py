@@ -2,7 +2,7 @@
 
 from autotune.hardware.inventory import NodeGroup
 from autotune.models.shape import ModelShape
-from search_spaces.constraints import Facts
+from search_spaces.rules import Facts
 
 
 def facts_of(

@@ -15,8 +15,9 @@ from autotune.search.baseline import default_baseline
 from autotune.search.candidates import Candidates, gather, why_none
 from autotune.search.facts import facts_of
 from search_spaces.columns import Columns
-from search_spaces.constraints import Facts, accumulation_steps, why_illegal
+from search_spaces.constraints import accumulation_steps, why_illegal
 from search_spaces.dimensions import DERIVED
+from search_spaces.rules import Facts
 from search_spaces.space import SearchSpace
 from trials.contract.config import TrainingConfig
 from trials.contract.message import ContractError

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from search_spaces.columns import Columns
-from search_spaces.constraints import Facts, sift, why_illegal
+from search_spaces.constraints import sift, why_illegal
+from search_spaces.rules import Facts
 from trials.contract.capabilities import REFUSALS, Refusal, refusals
 from trials.contract.config import TrainingConfig
 

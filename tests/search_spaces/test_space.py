@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from search_spaces.columns import Columns
-from search_spaces.constraints import Facts, accumulation_steps, why_illegal
+from search_spaces.constraints import accumulation_steps, why_illegal
+from search_spaces.rules import Facts
 from search_spaces.space import SearchSpace
 from trials.contract.config import TrainingConfig, choices
 from trials.contract.message import ContractError
