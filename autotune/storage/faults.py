@@ -1,5 +1,6 @@
 """`mapped_errors`: from the exceptions of SQLAlchemy to ours."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -37,24 +38,30 @@ def mapped_errors(url: URL) -> Iterator[None]:
     Looks through the exceptions of Optuna, which wraps whatever SQLAlchemy raises. An interrupt stays one,
     whatever the database does in its wake.
     """
+    handled = sys.exception()
     try:
         yield
     except AutotuneError:
         raise
     except Exception as error:
-        if (interrupt := _interrupt(error)) is not None:
+        if (interrupt := _interrupt(error, handled)) is not None:
             raise interrupt  # noqa: B904  # it came first
         if (fault := _fault(error)) is None:
             raise
         raise StorageUnavailable(_sentence(fault, url)) from error
 
 
-def _interrupt(error: BaseException) -> KeyboardInterrupt | None:
-    """What an exception took the place of: a transaction that is given up may fail at that as well."""
+def _interrupt(error: BaseException, handled: BaseException | None) -> KeyboardInterrupt | None:
+    """What an exception took the place of: a transaction that is given up may fail at that as well.
+
+    Not what was being `handled` before.
+    """
     before: BaseException | None = error
-    while before is not None and not isinstance(before, KeyboardInterrupt):
+    while before is not None and before is not handled:
+        if isinstance(before, KeyboardInterrupt):
+            return before
         before = before.__context__
-    return before
+    return None
 
 
 def _fault(error: Exception) -> exc.SQLAlchemyError | None:
