@@ -1,8 +1,10 @@
 """What devices there are: on this machine, or in a running Ray cluster."""
 
 import logging
+import math
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +22,12 @@ __all__ = ["cpu_memory_bytes", "detect", "local_gpus", "ray_cpu_group", "ray_dev
 ACCELERATOR_RESOURCE = "accelerator_type:"
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 CONNECT_TIMEOUT_S = 5.0
+KNOWN_S = 3.0
+"""How long the nodes of a cluster are taken to be those that were seen: joining it takes tenths of a second,
+for which all wait who ask a server for forecasts while they type."""
 
+_known: dict[str, tuple[float, list[Mapping[str, Any]]]] = {}
+"""Address → when its nodes were asked for last, and what they were."""
 _asking = threading.Lock()
 """A process is in one cluster once: two threads of a server join it one after the other."""
 
@@ -79,7 +86,11 @@ def ray_cpu_group(address: str, num_nodes: int, ranks_per_node: int) -> NodeGrou
 
 def _ray_nodes(address: str) -> list[Mapping[str, Any]]:
     with _asking, sigterm_kept():
-        return _ray_nodes_of(address)
+        asked_at, nodes = _known.get(address, (-math.inf, []))
+        if time.monotonic() - asked_at > KNOWN_S:
+            nodes = _ray_nodes_of(address)
+            _known[address] = time.monotonic(), nodes
+        return nodes
 
 
 def _ray_nodes_of(address: str) -> list[Mapping[str, Any]]:

@@ -359,6 +359,10 @@ def test_a_real_ray_cluster(monkeypatch):
         inventory = detect(cluster.address)
         assert not ray.is_initialized(), "the connection was ours and is closed"
         assert [(group.gpu.name, group.world_size) for group in inventory.groups] == [("H100-80GB", 2)]
+        monkeypatch.setattr("autotune.hardware.detect.KNOWN_S", 60.0)
+        monkeypatch.setattr(
+            ray, "init", lambda **_: pytest.fail("a cluster that was just asked is joined again")
+        )
         group = parse_inventory("cpu:1", cluster.address).group
         assert group.gpu.memory_bytes == GIB, "what the nodes have, not this machine"
         many = parse_inventory("3x1xcpu", cluster.address).group
