@@ -29,6 +29,8 @@ def allocator_variables(device: DeviceKind, constants: EngineConstants) -> dict[
     return {
         "GLIBC_TUNABLES": ":".join(f"{name}={threshold}" for name in names),
         "THP_MEM_ALLOC_ENABLE": str(int(constants.cpu_huge_pages)),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(constants.cpu_kept_primitives),
+        "LRU_CACHE_CAPACITY": str(constants.cpu_kept_primitives),
     }
 
 
