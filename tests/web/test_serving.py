@@ -66,3 +66,18 @@ def test_what_it_listens_on_is_its_until_it_ends(url: str, monkeypatch: pytest.M
     serve(Settings(storage=url), "localhost", 0, 0)
     assert seen
     assert all(one.fileno() == -1 for one in seen)
+
+
+def test_answers_wait_for_no_word_of_the_client(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio sees to that for sockets that it opens itself, and not for those that it is given."""
+    undelayed: list[int] = []
+
+    def run(_: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        with socket.create_connection(sockets[0].getsockname()[:2]):
+            accepted, _address = sockets[0].accept()
+            with accepted:
+                undelayed.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    serve(Settings(storage=url), "127.0.0.1", 0, 0)
+    assert undelayed == [1]
