@@ -21,6 +21,7 @@ from execution.watching import (
     below,
     endless,
     eventually,
+    names_of,
     that_name,
     training,
     tree_of,
@@ -198,7 +199,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     request = endless(folder, "starts_a_session:build")
     with driver(folder, "ray", [probe(), request]) as process:
         tree, started = tree_of(request), below(process.pid)
-        names = [p.name() for p in started]
+        names = names_of(started)
         process.kill()
         output, errors = process.communicate()
     return Killed(process.pid, tree, started, names, output, errors)

@@ -1,7 +1,8 @@
 """See what runs: probes that leave files behind when they train, and the processes that run them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ def endless(folder: Path, factory: str = "says_when_it_trains:build", **fields: 
     for module in FACTORIES.glob("*.py"):
         (own / module.name).symlink_to(module)
     return request.model_copy(update={"model": factory_model(factory, own)})
+
+
+def names_of(processes: Iterable[psutil.Process]) -> list[str]:
+    """Of those that still live: some are there for a moment only."""
+    names = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            names.append(process.name())
+    return names
 
 
 def training(request: ProbeRequest) -> list[psutil.Process]:
