@@ -193,9 +193,10 @@ STRUCTURE: tuple[Constraint, ...] = (
     Constraint(
         "context_parallel",
         ("sequence_length", "context_parallel_size"),
-        lambda c, f: c.count("sequence_length") % _context(c) != 0,
+        lambda c, f: (_context(c) > 1) & (c.count("sequence_length") % (2 * _context(c)) != 0),
         lambda c, f: (
-            f"{_named(c, 'sequence_length')} does not divide by {_named(c, 'context_parallel_size')}"
+            f"{_named(c, 'sequence_length')} does not divide by twice {_named(c, 'context_parallel_size')}: "
+            "each rank has an early and a late piece of a sequence"
         ),
     ),
     Constraint(

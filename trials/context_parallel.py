@@ -1,8 +1,10 @@
 """Context parallelism: each rank has a part of every sequence, and gathers the keys and values before it.
 
-The all-gather of Llama 3 (Dubey et al. 2024, section 3.3.2): exact with any attention kernel.
+The all-gather of Llama 3 (Dubey et al. 2024, section 3.3.2): exact with any attention kernel. Of 2n pieces of
+a sequence rank i has number i and number 2n - 1 - i, so that causal attention costs every rank the same.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,19 +21,32 @@ ATTENTION = "autotune_gathered"
 IGNORED = -100
 
 
+def own_pieces(whole: torch.Tensor, dim: int, ranks: int, rank: int) -> torch.Tensor:
+    """Of a tensor over the sequence what `rank` has: an early piece, then a late one."""
+    pieces = whole.chunk(2 * ranks, dim)
+    return torch.cat((pieces[rank], pieces[-1 - rank]), dim)
+
+
+def in_order(parts: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+    """The tensor over the sequence of which each rank has such pieces."""
+    early, late = zip(*(part.chunk(2, dim) for part in parts), strict=True)
+    return torch.cat((*early, *reversed(late)), dim)
+
+
 class _Gather(torch.autograd.Function):
-    """Parts (B, heads, S / ranks, d) of all ranks in order; backward each rank sums what is of its own."""
+    """The whole of what ranks have in parts (B, heads, S / ranks, d); backward each sums what is its own."""
 
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         ctx.group = group
         parts = [torch.empty_like(part) for _ in range(group.size())]
         dist.all_gather(parts, part.contiguous(), group=group)
-        return torch.cat(parts, dim=2)
+        return in_order(parts, dim=2)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        parts = [part.contiguous() for part in gradient.chunk(ctx.group.size(), dim=2)]
+        ranks = range(ctx.group.size())
+        parts = [own_pieces(gradient, 2, len(ranks), rank) for rank in ranks]
         own = torch.empty_like(parts[0])
         if gradient.is_cuda:
             dist.reduce_scatter(own, parts, group=ctx.group)
@@ -66,11 +81,11 @@ class Sequences:
         tokens, labels = batch["input_ids"], batch["labels"]
         following = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None].expand_as(tokens)
-        # A mean over ranks is to be that over all tokens, of which the last rank has fewer.
+        # A mean over ranks is to be that over all tokens, of which one rank has fewer: the last has no next.
         counted = (following != IGNORED).sum() / self._group.size()
         own = {"input_ids": tokens, "shift_labels": following, "position_ids": positions}
         size, rank = self._group.size(), self._group.rank()
-        parts = {name: value.chunk(size, dim=1)[rank].contiguous() for name, value in own.items()}
+        parts = {name: own_pieces(value, 1, size, rank) for name, value in own.items()}
         return {**parts, "labels": parts["shift_labels"], "num_items_in_batch": counted}
 
     def attend(
@@ -86,21 +101,25 @@ class Sequences:
     ) -> tuple[torch.Tensor, None]:
         """Causal attention of this rank's queries (B, heads, S / ranks, d) to all keys up to theirs."""
         self._attended.add(module)
-        seen = query.shape[2] * (self._group.rank() + 1)
         # Autocast leaves rotated queries and keys wider than values, and would cast them in the kernel.
         query, key = query.to(value.dtype), key.to(value.dtype)
-        keys, values = (self._gathered(part)[:, :, :seen] for part in (key, value))
-        bias: Any = causal_lower_right(query.shape[2], seen)
-        output = functional.scaled_dot_product_attention(
-            query,
-            keys,
-            values,
-            attn_mask=bias,
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=keys.shape[1] != query.shape[1],
-        )
-        return output.transpose(1, 2).contiguous(), None
+        keys, values = self._gathered(key), self._gathered(value)
+        early, late = query.chunk(2, dim=2)
+        rank, length = self._group.rank(), early.shape[2]
+        attended = []
+        for queries, seen in ((early, (rank + 1) * length), (late, keys.shape[2] - rank * length)):
+            bias: Any = causal_lower_right(length, seen)
+            output = functional.scaled_dot_product_attention(
+                queries,
+                keys[:, :, :seen],
+                values[:, :, :seen],
+                attn_mask=bias,
+                dropout_p=dropout,
+                scale=scaling,
+                enable_gqa=keys.shape[1] != query.shape[1],
+            )
+            attended.append(output.transpose(1, 2))
+        return torch.cat(attended, dim=1), None
 
     def _gathered(self, part: torch.Tensor) -> torch.Tensor:
         apply: Any = _Gather.apply  # which torch has not annotated

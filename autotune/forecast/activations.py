@@ -57,19 +57,20 @@ def activations(case: Case) -> Activations:
     if case.shape.measured is not None:
         terms = MeasuredTerms(case, case.shape.measured)
         derived = replace(derived, saved=terms.kept, touched=terms.touched)
-    keys = gathered_keys(case)
+    more = more_of_attention(case)
     return replace(
         derived,
-        saved=derived.saved + ~case.checkpoints * keys,
-        recomputed=derived.recomputed + case.checkpoints * keys,
+        saved=derived.saved + ~case.checkpoints * more,
+        recomputed=derived.recomputed + case.checkpoints * more,
     )
 
 
-def gathered_keys(case: Case) -> Floats:
-    """Keys and values of the whole sequence, which context-parallel ranks gather and attention keeps, less a
-    rank's own part of them.
+def more_of_attention(case: Case) -> Floats:
+    """What attention keeps more on context-parallel ranks: the keys and values of the others, and its output
+    for an early and a late piece of the sequence beside the two joined.
     """
-    return whole_keys(case) * (1 - 1 / case.context)
+    joined = case.bytes.compute * case.shape.query_size * case.tokens / case.tensor
+    return (case.context > 1) * (whole_keys(case) * (1 - 1 / case.context) + joined)
 
 
 def whole_keys(case: Case) -> Floats:

@@ -117,7 +117,7 @@ def _adapter_traffic(case: Case) -> Floats:
 
 
 def _keys(case: Case) -> Floats:
-    """Keys that a query is multiplied with, in the mean of layers and of the slowest rank's queries.
+    """Keys that a query is multiplied with, in the mean of layers and queries.
 
     A causal kernel skips the later ones; one that is given a mask, as PyTorch's is for a window, skips
     nothing, and neither does attention that is written out. FlashAttention skips what a window leaves out.
@@ -135,14 +135,9 @@ def _keys(case: Case) -> Floats:
 
 
 def _seen(case: Case, window: Floats) -> Floats:
-    """Keys up to a query's own, `window` at most, in the mean of the last context-parallel rank's queries.
-
-    Each rank has one piece of a sequence: of n the last sees S (1 - 1 / 2n) of S tokens, not S / 2.
-    """
-    first = case.sequence * (1.0 - 1.0 / case.context)
-    filling, full = np.minimum(window, first), np.maximum(window, first)
-    sums: Floats = (window**2 - filling**2) / 2.0 + window * (case.sequence - full)
-    return sums * case.context / case.sequence
+    """Keys up to a query's own, `window` at most, in the mean of queries; each rank has as many late ones."""
+    sums: Floats = window**2 / 2.0 + window * (case.sequence - window)
+    return sums / case.sequence
 
 
 def _loss(case: Case) -> tuple[Floats, Floats]:

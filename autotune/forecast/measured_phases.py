@@ -3,7 +3,7 @@
 import numpy as np
 
 from autotune.forecast import buffers, phases
-from autotune.forecast.activations import Activations, gathered_keys
+from autotune.forecast.activations import Activations, more_of_attention
 from autotune.forecast.case import Case
 from autotune.forecast.measured import MeasuredTerms
 from autotune.forecast.phases import Phase
@@ -32,7 +32,9 @@ def measured_phases(
     gathered, bucket = buffers.gathered(case, held, head), buffers.bucket(case, held)
     standing = buffers.standing_bucket(case, held)
     layer = (
-        terms.most("backward", finished) + phases.key_gradients(case) + case.checkpoints * gathered_keys(case)
+        terms.most("backward", finished)
+        + phases.key_gradients(case)
+        + case.checkpoints * more_of_attention(case)
     )
     layer = layer + phases.dequantised(case) + fake_quantised(case) * case.checkpoints
     pieces = phases.loss_share(case) * stage.has_loss
