@@ -63,6 +63,7 @@ class Option:
     values: Mapping[str, Any]
     model: str | None = None
     """Else the first of those that are probed without options."""
+    num_nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Cases:
 
 
 LORA = {"adaptation": "lora"}
+PIPELINE = {"pipeline_parallel_size": 2, "gradient_accumulation_steps": 4}
 BOTH_DEVICES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "LoRA": LORA,
@@ -128,8 +130,11 @@ ON_CPU = Cases(
     },
     options={
         **{name: Option(_worlds_on_cpu(name), values) for name, values in BOTH_DEVICES.items()},
+        "fp16": Option((1, 2), {"precision": "fp16"}),
         "tensor parallel": Option((2, 4), {"tensor_parallel_size": 2}),
-        "pipeline": Option((2, 4), {"pipeline_parallel_size": 2, "gradient_accumulation_steps": 4}),
+        "pipeline": Option((2, 4), PIPELINE),
+        "GPipe": Option((2, 4), {**PIPELINE, "pipeline_schedule": "gpipe"}),
+        "HSDP": Option((4,), {"sharding": "hsdp"}, num_nodes=2),
         "context parallel": Option((2, 4), {"context_parallel_size": 2}),
         "experts": Option((1, 2), {}, "mixtral-40m"),
     },
@@ -212,6 +217,7 @@ class Case:
             config=config,
             device=self.device,
             world_size=self.world_size,
+            num_nodes=self.group.num_nodes,
             measurement=MEASUREMENT,
         )
 

@@ -14,9 +14,9 @@ of weights, optimizers, offload, model parallelism), with enough tokens.
     python benchmarks/forecast_against_probes.py [--device cpu] [--rows 20] [--seeds 0 1] [--options 2]
 
 prints a table and writes results/forecast_against_probes.json (of a GPU, forecast_against_gpu.json). With
---replay the probes recorded there are used again, and seeds and options that are not there are probed; with
---minutes no probe begins after so many; with --untraced traces are left to a later replay. The constants of
-CPUs were chosen by the rows of seed 0; others are unseen.
+--replay the probes recorded there are used again, but for those of options named after --again, and seeds and
+options that are not there are probed; with --minutes no probe begins after so many; with --untraced traces are
+left to a later replay. The constants of CPUs were chosen by the rows of seed 0; others are unseen.
 """
 
 import argparse
@@ -25,33 +25,21 @@ import logging
 import math
 import os
 import random
-import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from cases import CASES, PLAIN, Case, Cases
-from estimators import estimates
+from cases import CASES, PLAIN, Cases
 from machine import RESULTS, save
+from probed import Probes, Row, recorded
 
-from autotune.execution.executor import Layout
-from autotune.executors import EXECUTORS
-from autotune.forecast.calibration import Calibration, Observation, outside_bytes
-from autotune.forecast.forecast import Forecast
-from autotune.hardware.detect import detect
-from autotune.hardware.inventory import NodeGroup
-from autotune.hardware.parse import parse_inventory
+from autotune.forecast.calibration import Calibration
 from search_spaces.columns import Columns
-from trials.command import BadInput
-from trials.contract.config import TrainingConfig
-from trials.contract.messages import DeviceKind, ProbeRequest, ProbeResult
-from trials.trace import trace
+from trials.contract.messages import DeviceKind
 
 DRAWS = 40
 PROBES = 3
@@ -60,157 +48,6 @@ NAMES: Mapping[DeviceKind, str] = MappingProxyType(
     {"cpu": "forecast_against_probes", "cuda": "forecast_against_gpu"}
 )
 """Of the results."""
-RECORDED = {
-    "probe_id",
-    "outcome",
-    "phase",
-    "tokens_per_second",
-    "peak_bytes",
-    "memory",
-    "versions",
-    "seconds",
-}
-"""Of each probe's result."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One configuration, probed."""
-
-    seed: int
-    """Of the random configurations."""
-    option: str
-    case: Case
-    config: TrainingConfig
-    result: ProbeResult
-    traced_bytes: int | None
-    """None where the engine cannot be traced."""
-    estimates: dict[str, int]
-    """Bytes of one rank by what other tools estimate, where they do."""
-
-    @classmethod
-    def of(
-        cls,
-        seed: int,
-        option: str,
-        case: Case,
-        config: TrainingConfig,
-        result: ProbeResult,
-        *,
-        is_traced: bool = True,
-    ) -> "Row":
-        traced_bytes = traced(case.request(config, 0)) if is_traced else None
-        return cls(seed, option, case, config, result, traced_bytes, estimates(case, config))
-
-    @property
-    def forecast(self) -> Forecast:
-        return self.case.forecast([self.config])
-
-    @property
-    def observation(self) -> Observation:
-        spec = self.case.spec
-        found = Observation.of(spec.digest, self.case.world_size, self.config, self.result, self.forecast)
-        assert found is not None
-        return found
-
-    @property
-    def device_bytes(self) -> int:
-        assert self.result.peak_bytes is not None
-        return self.result.peak_bytes
-
-    @property
-    def tensor_bytes(self) -> int:
-        worst = max(self.result.memory, key=lambda peaks: peaks.device_bytes)
-        return worst.device_bytes - outside_bytes(worst, int(self.forecast.parts["fixed"][0]))
-
-    @property
-    def tokens_per_second(self) -> float:
-        assert self.result.tokens_per_second is not None
-        return self.result.tokens_per_second.median
-
-    def to_dict(self) -> dict[str, Any]:
-        predicted = self.forecast
-        return {
-            "seed": self.seed,
-            "option": self.option,
-            "model": self.case.name,
-            "inventory": json.loads(self.case.inventory),
-            "config": self.config.model_dump(mode="json"),
-            "measured": {"tensor_bytes": self.tensor_bytes, "device_bytes": self.device_bytes},
-            "forecast": {
-                "tensor_bytes": int(predicted.reserved_bytes[0]),
-                "device_bytes": int(predicted.device_bytes[0]),
-                "tokens_per_second": round(float(predicted.tokens_per_second[0]), 1),
-            },
-            "traced_bytes": self.traced_bytes,
-            "estimates": self.estimates,
-            "result": self.result.model_dump(mode="json", include=RECORDED),
-        }
-
-
-@dataclass
-class Probes:
-    """Makes rows, as long as there is time."""
-
-    device: DeviceKind
-    minutes: float
-    is_traced: bool
-    started: float = field(default_factory=time.monotonic)
-
-    def plain(self, rows_per_case: int, seed: int) -> Iterator[Row]:
-        rng = random.Random(seed)
-        for world_size in CASES[self.device].worlds:
-            models = [(PLAIN, name) for name in CASES[self.device].models]
-            yield from self._on(world_size, models, rows_per_case, seed, rng)
-
-    def of_options(
-        self, rows_per_option: int, known: Collection[tuple[str, int]], seed: int
-    ) -> Iterator[Row]:
-        """Of each option and world that is not `known`."""
-        rng = random.Random(seed)
-        cases = CASES[self.device]
-        for world_size in sorted(cases.shardings):
-            here = [
-                (name, option.model or cases.models[0])
-                for name, option in cases.options.items()
-                if world_size in option.worlds and (name, world_size) not in known
-            ]
-            yield from self._on(world_size, here, rows_per_option, seed, rng)
-
-    def _on(
-        self, world_size: int, options: Sequence[tuple[str, str]], count: int, seed: int, rng: random.Random
-    ) -> Iterator[Row]:
-        """So many rows of each option and model."""
-        if not count or not options:
-            return
-        group = self._group(world_size)
-        with EXECUTORS["local"](Layout(self.device, 1, world_size, 1), None) as executor:
-            for option, name in options:
-                case = Case.of(name, group)
-                for number, config in enumerate(islice(case.legal_configs(rng, option), count)):
-                    if time.monotonic() - self.started > self.minutes * 60:
-                        print(f"no time left for {option or name}")
-                        return
-                    request = case.request(config, number)
-                    result = executor.submit(request).result()
-                    if result.outcome != "measured":
-                        print(f"left out: {option} {config}: {result.outcome}: {result.reason}", flush=True)
-                        continue
-                    yield Row.of(seed, option, case, config, result, is_traced=self.is_traced)
-
-    def _group(self, world_size: int) -> NodeGroup:
-        if self.device == "cpu":
-            return parse_inventory(f"cpu:{world_size}").group
-        found = detect().group
-        assert found.gpu.kind == "cuda", "no GPU here"
-        return replace(found, gpus_per_node=world_size)
-
-
-def recorded(stored: dict[str, Any]) -> Iterator[Row]:
-    for row in stored["rows"]:
-        case = Case(row["model"], json.dumps(row["inventory"]))
-        result = ProbeResult.parse(row["result"])
-        yield Row.of(row["seed"], row["option"], case, TrainingConfig.parse(row["config"]), result)
 
 
 def all_rows(
@@ -223,13 +60,6 @@ def all_rows(
     yield from found
     have = {(row.option, row.case.world_size) for row in found}
     yield from probes.of_options(rows_per_option, have, seeds[0])
-
-
-def traced(request: ProbeRequest) -> int | None:
-    try:
-        return trace(request).peak_bytes
-    except BadInput:
-        return None
 
 
 def figures(errors: Iterable[float]) -> dict[str, Any]:
@@ -318,6 +148,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="for probes")
     parser.add_argument("--untraced", action="store_true", help="leave traces to a replay")
     parser.add_argument("--replay", action="store_true", help="compare with the probes that are recorded")
+    parser.add_argument("--again", nargs="+", default=[], metavar="OPTION", help="not with those of these")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore")
@@ -325,6 +156,7 @@ def main() -> None:
     rows: list[Row] = []
     probes = Probes(arguments.device, arguments.minutes, not arguments.untraced)
     stored = json.loads(_path(arguments.device).read_text()) if arguments.replay else {"rows": []}
+    stored["rows"] = [row for row in stored["rows"] if row["option"] not in arguments.again]
     known = list(recorded(stored))
     try:
         for row in all_rows(probes, known, arguments.seeds, arguments.rows, arguments.options):

@@ -79,6 +79,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"adaptation": "lora", "base_weights": "int4"},
     {"quantization_aware": "int8"},
     {"quantization_aware": "int4"},
+    {"precision": "fp16"},
     {"precision": "fp8"},
     {"loss": "chunked"},
     {"optimizer": "lion"},

@@ -1,6 +1,7 @@
 """A plan, and the explanation of one configuration, as a person would want them told."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -8,10 +9,9 @@ from rich.text import Text
 
 from autotune.hardware.sizes import format_bytes
 from autotune.report.plan import Explanation, Plan, PlanRow
-from autotune.terminal.tables import ConfigTable, plain_table
+from autotune.terminal.tables import Cell, ConfigTable, plain_table
 from autotune.terminal.words import caveats, describe, figure, in_common
 
-BAR_WIDTH = 24
 PART_COLOURS: Mapping[str, str] = {
     "weights": "blue",
     "gradients": "cyan",
@@ -40,7 +40,7 @@ def plan_view(plan: Plan) -> RenderableType:
     rows = plan.ranked or ((plan.nearest,) if plan.nearest else ())
     if not plan.ranked:
         parts.append(Text("nothing fits; what needs least:", style="bold red"))
-    parts += [_rows(rows), _legend()]
+    parts.append(_rows(rows))
     if common := in_common([row.config for row in rows]):
         parts.append(Text(f"all with {common}", style="dim"))
     parts += [Text(line, style="bold") for line in plan.advice]
@@ -65,15 +65,15 @@ def _rows(rows: Sequence[PlanRow]) -> RenderableType:
         *(["tensors, traced"] if traced else []),
         *(["on"] if groups else []),
     ]
-    table = ConfigTable([row.config for row in rows], headings, number="")
+    table = ConfigTable([row.config for row in rows], headings, number="", legend=_legend())
     for number, row in enumerate(rows, start=1):
         held = row.device_bytes
-        cells: list[str | Text] = [
+        cells: list[Cell] = [
             figure(row.tokens_per_second) + ("*" if row.unprobed else ""),
             "" if row.mfu is None else f"{row.mfu:.0%}",
             format_bytes(held),
             *([format_bytes(row.host_bytes) if row.host_bytes else ""] if offloads else []),
-            _bar(row, held),
+            partial(_bar, row, held),
         ]
         if traced:
             cells.append("" if row.traced_bytes is None else format_bytes(row.traced_bytes))
@@ -83,9 +83,9 @@ def _rows(rows: Sequence[PlanRow]) -> RenderableType:
     return table
 
 
-def _bar(row: PlanRow, held_bytes: int) -> Text:
+def _bar(row: PlanRow, held_bytes: int, width: int) -> Text:
     """The parts of the peak, stretched to what the device holds; │ is the ceiling."""
-    scale = BAR_WIDTH / max(row.ceiling_bytes, held_bytes)
+    scale = width / max(row.ceiling_bytes, held_bytes)
     stretch = held_bytes / max(row.peak_bytes, 1)
     bar, drawn, end = Text(), 0, 0.0
     for part, size in row.memory.items():
@@ -101,7 +101,7 @@ def _bar(row: PlanRow, held_bytes: int) -> Text:
 def _legend() -> Text:
     legend = Text()
     for part, colour in PART_COLOURS.items():
-        legend.append("█ ", style=colour).append(f"{part}  ", style="dim")
+        legend.append("█\u00a0", style=colour).append(f"{part}  ", style="dim")
     return legend
 
 

@@ -1,6 +1,7 @@
 """Tables that fit the terminal they are printed on."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -16,18 +17,24 @@ from trials.contract.outcome import VERDICTS, Outcome
 UNBOUNDED = 10_000
 """Columns of a terminal on which every table has room."""
 
-Cell = str | Text
-
+Cell = str | Text | Callable[[int], Text]
+"""What a column has of a row; a drawing is made when its width is known."""
 
 SHORT = {
     "optimizer_and_parameters": "all",
     "optimizer": "states",
     "activations": "activ.",
     "selective": "select.",
+    "tokens/s": "tok/s",
     "device memory": "device",
     "CPU memory": "CPU",
+    "of the ceiling": "of ceiling",
 }
 """What long values and headings are called where there is little room."""
+
+
+ROOMS = ((0, 2, 24), (1, 2, 24), (1, 1, 24), (1, 1, 10), (1, 1, 0))
+"""Which heading, the space between columns and the width of drawings, where there is less and less room."""
 
 
 def _said(value: str, *, short: bool) -> str:
@@ -64,10 +71,17 @@ class ConfigTable:
     """A table with one configuration a row: its trial, the fields that vary, then what came of it."""
 
     def __init__(
-        self, configs: Sequence[TrainingConfig], figures: Sequence[str], number: str = "trial"
+        self,
+        configs: Sequence[TrainingConfig],
+        figures: Sequence[str],
+        number: str = "trial",
+        legend: Text | None = None,
     ) -> None:
-        """`figures` are the headings of what each row adds to its configuration, `number` that of its own."""
+        """`figures` are the headings of what each row adds to its configuration, `number` that of its own;
+        `legend` stands below where there is room for drawings.
+        """
         self._number = number
+        self._legend = legend
         self._fields = varying(configs)
         self._figures = figures
         self._rows: list[tuple[str, TrainingConfig, Sequence[Cell], str]] = []
@@ -78,19 +92,33 @@ class ConfigTable:
         self._rows.append(("" if trial is None else str(trial), config, figures, style))
 
     def __rich__(self) -> Fitting:
-        return Fitting(lambda: self._table(0, 2), lambda: self._table(1, 2), lambda: self._table(1, 1))
+        return Fitting(*(partial(self._table, *room) for room in ROOMS))
 
-    def _table(self, heading: int, gap: int) -> Table:
+    def _table(self, heading: int, gap: int, drawn: int) -> Table:
         table = plain_table(gap)
+        if self._legend and drawn:
+            table.caption, table.caption_style, table.caption_justify = self._legend, "", "left"
         table.add_column(self._number, justify="right", no_wrap=True)
         for field in self._fields:
             number = field.endswith(("_size", "_steps", "_length", "_rank"))
             table.add_column(HEADINGS[field][heading], justify="right" if number else "left", no_wrap=True)
-        for name in self._figures:
-            table.add_column(_said(name, short=heading > 0), justify="right", no_wrap=True)
+        left_out = {
+            index
+            for _, _, figures, _ in self._rows
+            for index, cell in enumerate(figures)
+            if callable(cell) and not drawn
+        }
+        for index, name in enumerate(self._figures):
+            if index not in left_out:
+                table.add_column(_said(name, short=heading > 0), justify="right", no_wrap=True)
         for trial, config, figures, style in self._rows:
             values = [_said(str(getattr(config, field)), short=heading > 0) for field in self._fields]
-            table.add_row(trial, *values, *figures, style=style)
+            cells = [
+                cell(drawn) if callable(cell) else cell
+                for index, cell in enumerate(figures)
+                if index not in left_out
+            ]
+            table.add_row(trial, *values, *cells, style=style)
         return table
 
 

@@ -31,7 +31,8 @@ def test_json_is_of_the_published_shape(cli: Cli):
     assert len(ended.json["ranked"]) == 3
 
 
-def test_a_person_sees_rows_and_reasons(cli: Cli):
+def test_a_person_sees_rows_and_reasons(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "160")
     ended = cli("plan", "llama-3.1-8b", "--gpus", "4090:1", "--ceiling", "22GiB")
     assert ended.code == 0
     for words in (
@@ -122,3 +123,17 @@ def test_rows_tell_what_they_take_of_the_cpus_memory(cli: Cli, monkeypatch: pyte
     assert "CPU memory" in shown
     assert f"{needed / 2**30:.2f} GiB" in shown
     assert "CPU memory" not in cli("plan", "llama-3.1-8b", "--gpus", "H100:8", "--set", "offload=none").out
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize(
+    "job", [("llama-3.1-8b", "h100:8"), ("llama-3.1-70b", "4090:2"), ("llama-3.1-8b", "4090:1")], ids=" ".join
+)
+def test_no_value_is_cut_off(cli: Cli, monkeypatch: pytest.MonkeyPatch, job: tuple[str, str], width: int):
+    """Where there is little room, names are shorter; where there is less, the bars are, or are left out."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    model, gpus = job
+    ended = cli("plan", model, "--gpus", gpus)
+    assert "…" not in ended.out
+    assert "█" in ended.out or width == 80
+    assert max(map(len, ended.out.splitlines())) <= width
