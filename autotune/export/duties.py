@@ -69,6 +69,16 @@ OPTIMIZERS: Mapping[Optimizer, str] = MappingProxyType(
 )
 
 
+SPLITS: Mapping[str, str] = MappingProxyType(
+    {
+        "tensor_parallel_size": "split the model: tensor parallel over {tensor_parallel_size} ranks",
+        "pipeline_parallel_size": "split the model: pipeline parallel over {pipeline_parallel_size} ranks",
+        "context_parallel_size": "split each sequence over {context_parallel_size} ranks, an early and a late "
+        "piece for each (as torch.distributed.tensor.experimental.context_parallel does)",
+    }
+)
+
+
 def model_duties(config: TrainingConfig, *, done: frozenset[str] = frozenset()) -> list[str]:
     """What data, model and loss must be; `done` names fields that the exported files take care of."""
     values = config.model_dump()
@@ -79,11 +89,7 @@ def model_duties(config: TrainingConfig, *, done: frozenset[str] = frozenset()) 
             for field, by_value in OF_FIELD.items()
             if field not in done and (sentence := by_value.get(values[field]))
         ),
-        *(
-            f"split the model: {field.removesuffix('_size').replace('_', ' ')} over {values[field]} ranks"
-            for field in ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
-            if values[field] > 1
-        ),
+        *(sentence for field, sentence in SPLITS.items() if values[field] > 1),
         *([SCHEDULES[config.pipeline_schedule]] if config.pipeline_parallel_size > 1 else []),
     ]
     return [sentence.format(**values) for sentence in sentences]
