@@ -15,8 +15,8 @@ of weights, optimizers, offload, model parallelism), with enough tokens.
 
 prints a table and writes results/forecast_against_probes.json (of a GPU, forecast_against_gpu.json). With
 --replay the probes recorded there are used again, but for those of options named after --again, and seeds and
-options that are not there are probed; with --minutes no probe begins after so many; with --untraced traces are
-left to a later replay. The constants of CPUs were chosen by the rows of seed 0; others are unseen.
+options that are not there are probed; with --minutes no probe begins after so many; with --untraced traces
+are left to a later replay. The constants of CPUs were chosen by the rows of seed 0; others are unseen.
 """
 
 import argparse

@@ -73,8 +73,8 @@ SPLITS: Mapping[str, str] = MappingProxyType(
     {
         "tensor_parallel_size": "split the model: tensor parallel over {tensor_parallel_size} ranks",
         "pipeline_parallel_size": "split the model: pipeline parallel over {pipeline_parallel_size} ranks",
-        "context_parallel_size": "split each sequence over {context_parallel_size} ranks, an early and a late "
-        "piece for each (as torch.distributed.tensor.experimental.context_parallel does)",
+        "context_parallel_size": "split each sequence over {context_parallel_size} ranks, an early and a "
+        "late piece for each (as torch.distributed.tensor.experimental.context_parallel does)",
     }
 )
 
