@@ -12,6 +12,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 from trials.context_parallel import split_sequences
 from trials.contract.config import TrainingConfig
 from trials.data import Batch
+from trials.engines import EngineRefusal
 from trials.mesh import CONTEXT, TENSOR, Mesh
 from trials.model import BuiltModel, ModelUnusable
 from trials.tensor_parallel import parallelise, with_positions
@@ -28,13 +29,19 @@ class Split:
 
 
 def split_model(built: BuiltModel, mesh: Mesh, config: TrainingConfig) -> Split:
-    """Split the model as its configuration says, before an engine shards it. Raises ModelUnusable."""
+    """Split the model as its configuration says, before an engine shards it.
+
+    Raises ModelUnusable, and EngineRefusal where a sequence does not divide into pieces.
+    """
     if config.tensor_parallel_size * config.context_parallel_size > 1:
         _require_full_attention(built.module, config.sequence_length)
     if config.tensor_parallel_size > 1:
         parallelise(built, mesh[TENSOR])
         return Split(with_positions, loss_parallel)
     if config.context_parallel_size > 1:
+        pieces = 2 * config.context_parallel_size
+        if config.sequence_length % pieces:
+            raise EngineRefusal(f"sequences of {config.sequence_length} do not divide into {pieces} pieces")
         sequences = split_sequences(built.module, len(built.layers), mesh[CONTEXT].get_group())
         return Split(sequences.split)
     return Split()

@@ -98,6 +98,7 @@ def test_stages_may_be_uneven(run: Run, reference: Reference) -> None:
         ("llama-tied", {STAGES: 2, "gradient_accumulation_steps": 2}, "ties them"),
         ("factory", {STAGES: 2, "gradient_accumulation_steps": 2}, "not from a factory"),
         ("factory", {CONTEXT: 2}, "needs a Hugging Face model"),
+        ("llama", {CONTEXT: 2, "sequence_length": 30}, "sequences of 30 do not divide into 4 pieces"),
     ],
 )
 def test_what_cannot_be_split_is_refused_in_words(
