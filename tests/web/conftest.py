@@ -1,6 +1,7 @@
 """The app on a database of its own, with workers that probe in memory."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,31 @@ import pytest
 from fakes import FakeExecutor
 from small_job import REQUEST, service_with
 from starlette.testclient import TestClient
-from web_support import BASE_URL, Open
+from web_support import BASE_URL, Open, copy_database, work_on
 
 from autotune.record import Record
 from autotune.service import Service
 from autotune.settings import Settings
 from autotune.web.app import create_app
-from autotune.worker import Worker
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "jobs.db"
+    assert Record(f"sqlite:///{path}").repository.summaries.counts() == {}
+    return path
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'jobs.db'}"
+def database_file(tmp_path: Path, empty_database: Path) -> Path:
+    """Of this test alone."""
+    copy_database(empty_database, tmp_path / "jobs.db")
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def url(database_file: Path) -> str:
+    return f"sqlite:///{database_file}"
 
 
 @pytest.fixture
@@ -49,18 +63,22 @@ def client(open_server: Open) -> TestClient:
 @pytest.fixture
 def work(url: str) -> Callable[[], None]:
     """Drives the jobs that wait."""
+    return partial(work_on, url)
 
-    def work() -> None:
-        worker = Worker(Record(url), dict.fromkeys(("ray", "local"), lambda layout, address: FakeExecutor()))
-        while worker.work_once():
-            pass
 
-    return work
+@pytest.fixture(scope="session")
+def finished_database(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a job that has a recommendation."""
+    path = tmp_path_factory.mktemp("finished") / "jobs.db"
+    copy_database(empty_database, path)
+    with service_with(f"sqlite:///{path}", FakeExecutor()) as service:
+        service.submit(REQUEST)
+    work_on(f"sqlite:///{path}")
+    return path
 
 
 @pytest.fixture
-def finished(service: Service, work: Callable[[], None]) -> str:
+def finished(database_file: Path, finished_database: Path) -> str:
     """A job that has a recommendation."""
-    service.submit(REQUEST)
-    work()
+    copy_database(finished_database, database_file)
     return REQUEST.name or ""

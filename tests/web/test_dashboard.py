@@ -1,32 +1,43 @@
 """The Optuna dashboard: every study, feasible and not, and nothing to be changed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import MIB, FakeExecutor, peak_of
-from small_job import REQUEST, changed
+from small_job import REQUEST, changed, service_with
 from starlette.testclient import TestClient
+from web_support import copy_database, work_on
 
-from autotune.record import Record
 from autotune.service import Service
 from autotune.web.dashboard import ShownStorage
-from autotune.worker import Worker
 from trials.contract.config import TrainingConfig
 from trials.contract.outcome import Outcome
 
 USABLE_BYTES = int(1650 * MIB * 0.95)
 
 
-@pytest.fixture
-def study(url: str, service: Service) -> int:
-    """Of a job whose fastest trials hold more than is usable, and whose largest ran out of memory."""
+@pytest.fixture(scope="module")
+def searched(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with a job whose fastest trials hold more than is usable, and whose largest ran out of
+    memory.
+    """
+    path = tmp_path_factory.mktemp("searched") / "jobs.db"
+    copy_database(empty_database, path)
     sizes = {**REQUEST.settings, "micro_batch_size": (1, 2, 3, 4, 5)}
-    job = service.submit(changed(settings=sizes, ceiling="1650MiB", trials=16, stop_below=0.0))
-    worker = Worker(Record(url), dict.fromkeys(("ray", "local"), lambda layout, address: FakeExecutor()))
-    assert worker.work_once()
-    assert service.answer(job.name).counts[Outcome.OUT_OF_MEMORY] > 0
-    return int((service.view(job.name).study or "").rpartition("/")[2])
+    with service_with(f"sqlite:///{path}", FakeExecutor()) as service:
+        job = service.submit(changed(settings=sizes, ceiling="1650MiB", trials=16, stop_below=0.0))
+        work_on(f"sqlite:///{path}")
+        assert service.answer(job.name).counts[Outcome.OUT_OF_MEMORY] > 0
+    return path
+
+
+@pytest.fixture
+def study(database_file: Path, service: Service, searched: Path) -> int:
+    """Of that job."""
+    copy_database(searched, database_file)
+    return int((service.view(REQUEST.name or "").study or "").rpartition("/")[2])
 
 
 @pytest.mark.parametrize("path", ["/dashboard", "/static/bundle.js", "/api/studies", "/api/meta"])

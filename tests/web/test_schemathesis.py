@@ -13,12 +13,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from small_job import REQUEST, service_with
+from web_support import work_on
 
-from autotune.record import Record
-from autotune.service import Service
 from autotune.settings import Settings
 from autotune.web.app import create_app
-from autotune.worker import Worker
 
 EXAMPLES = {"sqlite": 12, "postgresql": 6}
 """Of each operation."""
@@ -42,21 +40,16 @@ def database(request: pytest.FixtureRequest) -> str:
 def schema(
     database: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[schemathesis.schemas.BaseSchema]:
-    """Of an app with a finished job and one that waits."""
+    """Of an app with a finished job."""
     if database == "sqlite":
         url = f"sqlite:///{tmp_path_factory.mktemp('schemathesis') / 'jobs.db'}"
     else:
         url = request.getfixturevalue("postgresql_url_of_module")
     with service_with(url, FakeExecutor()) as service:
-        fill(service, url)
+        service.submit(REQUEST)
+        work_on(url)
         app = create_app(service, Settings(storage=url, hosts="*"), open_to_all=True)
         yield schemathesis.openapi.from_asgi("/openapi.json", app)
-
-
-def fill(service: Service, url: str) -> None:
-    service.submit(REQUEST)
-    worker = Worker(Record(url), dict.fromkeys(("ray", "local"), lambda layout, address: FakeExecutor()))
-    assert worker.work_once()
 
 
 @pytest.mark.timeout(600)
