@@ -77,8 +77,8 @@ class CandidateSampler(BaseSampler):
         return None
 
     @abstractmethod
-    def choose(self, study: Study, trial: FrozenTrial, remaining: Indices) -> int:
-        """The one of `remaining` to propose, by its index among all candidates."""
+    def choose(self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], remaining: Indices) -> int:
+        """The one of `remaining` to propose, by its index among all candidates. `others`: other trials."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._space)
@@ -88,7 +88,7 @@ class CandidateSampler(BaseSampler):
     ) -> dict[str, ParameterValue]:
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         remaining = self.remaining(others)
-        return self.encoding.params(self.candidates.config(self.choose(study, trial, remaining)))
+        return self.encoding.params(self.candidates.config(self.choose(study, trial, others, remaining)))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -110,8 +110,7 @@ class StrategySampler(CandidateSampler):
     def expected_gain(self, trials: list[FrozenTrial]) -> float | None:
         return self._consider(self.history(trials), self.remaining(trials)).expected_gain
 
-    def choose(self, study: Study, trial: FrozenTrial, remaining: Indices) -> int:
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+    def choose(self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], remaining: Indices) -> int:
         return self._consider(self.history(others), remaining).index
 
     def _consider(self, history: list[TrialRecord], remaining: Indices) -> Choice:
@@ -142,7 +141,7 @@ class StockSampler(CandidateSampler):
         self._snap = snap
         self._random = np.random.default_rng(seed)
 
-    def choose(self, study: Study, trial: FrozenTrial, remaining: Indices) -> int:
+    def choose(self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], remaining: Indices) -> int:
         free = set(remaining.tolist())
         for _ in range(1 if self._snap else MAX_DRAWS):
             drawn = self._draw(study, trial)

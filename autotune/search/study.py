@@ -77,9 +77,11 @@ class SearchStudy:
         """
         _quiet_optuna()
         require_sampler(sampler)
+        self._storage = storage
         self._study: Study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
         )
+        self._id = storage.get_study_id_from_name(name)
         if DIMENSIONS not in self._study.user_attrs:
             begun_with = Encoding.of(_with(candidates.columns, baseline))
             self._study.set_user_attr(DIMENSIONS, begun_with.to_dict())
@@ -149,16 +151,16 @@ class SearchStudy:
 
     def _tell(self, number: int, result: ProbeResult, is_last: bool, reused_from: str | None) -> None:
         verdict, outcome = VERDICTS[result.outcome], result.outcome
-        frozen: FrozenTrial = self._study.get_trials(deepcopy=False)[number]
-        trial = Trial(self._study, frozen._trial_id)
+        trial = Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
         for key, value in _attributes(result).items():
-            trial.set_user_attr(key, value)
+            if value is not None:
+                trial.set_user_attr(key, value)
         if reused_from is not None:
             trial.set_user_attr(REUSED_FROM, reused_from)
         if not (verdict.completes or is_last):
             self._study.tell(trial, state=OptunaState.FAIL, skip_if_finished=True)
             return
-        trial.set_constraint("memory", self._memory_constraint(_config(frozen), result))
+        trial.set_constraint("memory", self._memory_constraint(_config(trial), result))
         trial.set_constraint("runs", 0.0 if verdict.has_speed or outcome == Outcome.OUT_OF_MEMORY else 1.0)
         speed = result.tokens_per_second.median if verdict.has_speed and result.tokens_per_second else 0.0
         self._study.tell(trial, speed if math.isfinite(speed) else 0.0, skip_if_finished=True)
