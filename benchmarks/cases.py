@@ -130,7 +130,7 @@ ON_CPU = Cases(
     },
     options={
         **{name: Option(_worlds_on_cpu(name), values) for name, values in BOTH_DEVICES.items()},
-        "fp16": Option((1, 2), {"precision": "fp16"}),
+        "fp16": Option((1,), {"precision": "fp16"}),
         "tensor parallel": Option((2, 4), {"tensor_parallel_size": 2}),
         "pipeline": Option((2, 4), PIPELINE),
         "GPipe": Option((2, 4), {**PIPELINE, "pipeline_schedule": "gpipe"}),
