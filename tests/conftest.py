@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy
 from hypothesis import settings
 
-# Tests assert no times, and machines are busy. A change is judged by the same examples each time; whoever works
-# on it draws new ones with every run.
+# Tests assert no times, and machines are busy. A change is judged by the same examples each time; whoever
+# works on it draws new ones with every run.
 settings.register_profile("own", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "own"))

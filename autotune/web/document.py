@@ -1,6 +1,8 @@
-"""What the OpenAPI document says of every route: how errors look, and how to show a token."""
+"""What the OpenAPI document says of every route: how errors look, how to show a token, what is answered."""
 
+import json
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Security
@@ -9,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from autotune.web.problem import MEDIA_TYPE
 
+EXAMPLES = Path(__file__).parent / "examples.json"
+"""By schema what was answered about a job that really ran (`scripts/api_examples` writes it)."""
 REFERENCES = "#/components/schemas/{model}"
 
 TOKEN_SHOWN = Security(
@@ -69,14 +73,17 @@ GUARDED: Responses = {**problems(401, 403, 503), **OTHERWISE}
 """Of those that take a token."""
 
 
-def describe_problems(app: FastAPI) -> None:
-    """Have the document of `app` say what `problems` refers to."""
+def complete_document(app: FastAPI) -> None:
+    """Have the document of `app` say what `problems` refers to, and give examples of answers."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
         schema = Problem.model_json_schema(ref_template=REFERENCES)
-        document["components"]["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
+        schemas = document["components"]["schemas"]
+        schemas |= {**schema.pop("$defs"), "Problem": schema}
+        for name, example in json.loads(EXAMPLES.read_text()).items():
+            schemas[name]["example"] = example
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it

@@ -17,7 +17,9 @@ router = APIRouter(prefix=ADMINS_ONLY, tags=["tokens"], responses=problems(404, 
 class TokenBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(pattern=NAME, description="Whose it is, or what it is for.")]
+    name: Annotated[
+        str, Field(pattern=NAME, description="Whose it is, or what it is for.", examples=["ana", "nightly"])
+    ]
     role: Annotated[Role, Field(description="What it allows; each allows what is before it.")] = Role.SUBMIT
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 from starlette.testclient import TestClient
 
@@ -49,3 +50,21 @@ def test_where_a_token_is_asked_for(document: dict[str, Any]) -> None:
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     for path, operation in operations(document):
         assert operation.get("security") == (None if path in PUBLIC else [{name: []}]), path
+
+
+def test_answers_have_examples_of_their_schemas(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    found = set()
+    for _, operation in operations(document):
+        for status in {"200", "201"} & set(operation["responses"]):
+            schema = (
+                operation["responses"][status]
+                .get("content", {})
+                .get("application/json", {})
+                .get("schema", {})
+            )
+            found |= {reference.rpartition("/")[2] for reference in [schema.get("$ref")] if reference}
+    assert {"Plan", "JobView", "JobList", "TrialList", "Answer", "JobExplanation"} < found
+    for name in found - {"NewToken", "TokenList"}:
+        whole = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema.validate(schemas[name]["example"], whole)
