@@ -17,9 +17,10 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean
 from types import MappingProxyType
 from typing import Any
@@ -343,23 +344,31 @@ def main() -> None:
     logging.disable(logging.WARNING)
     rng = random.Random(arguments.seed)
     known = recorded() if arguments.replay else {}
-    groups = {
-        "one rank": run(arguments.single, (1,), (*FAMILIES, *EXPERTS), rng, known),
-        "FSDP2": run(arguments.sharded, WORLDS, FAMILIES, rng, known),
-        "measured families": run_measured(arguments.measured, (1, *WORLDS), rng, known),
-        "FSDP2, experts": run(arguments.experts, WORLDS, EXPERTS, rng, known),
+    makers: dict[str, Callable[[], list[Compared]]] = {
+        "one rank": partial(run, arguments.single, (1,), (*FAMILIES, *EXPERTS), rng, known),
+        "FSDP2": partial(run, arguments.sharded, WORLDS, FAMILIES, rng, known),
+        "measured families": partial(run_measured, arguments.measured, (1, *WORLDS), rng, known),
+        "FSDP2, experts": partial(run, arguments.experts, WORLDS, EXPERTS, rng, known),
         **{
-            " ".join(f"{field}={value}" for field, value in option.items()): run_option(
-                arguments.options, option, rng, known
+            " ".join(f"{field}={value}" for field, value in option.items()): partial(
+                run_option, arguments.options, option, rng, known
             )
             for option in OPTIONS
         },
         **{
-            name: run_split(2 * arguments.options, worlds, values, rng, known)
+            name: partial(run_split, 2 * arguments.options, worlds, values, rng, known)
             for name, (worlds, values) in SPLIT.items()
         },
     }
-    groups = {name: compared for name, compared in groups.items() if compared}
+    groups: dict[str, list[Compared]] = {}
+    try:
+        for name, make in makers.items():
+            groups |= {name: compared} if (compared := make()) else {}
+    finally:  # what was traced is kept, however it ended
+        write(groups, arguments.seed)
+
+
+def write(groups: Mapping[str, Sequence[Compared]], seed: int) -> None:
     for name, compared in groups.items():
         found = figures(compared)
         print(
@@ -380,7 +389,7 @@ def main() -> None:
         for name, compared in groups.items()
         for one in compared
     ]
-    result = {"seed": arguments.seed, "figures": {n: figures(c) for n, c in groups.items()}, "rows": rows}
+    result = {"seed": seed, "figures": {n: figures(c) for n, c in groups.items()}, "rows": rows}
     print(f"written to {save('forecast_against_trace', result)}")
 
 

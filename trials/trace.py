@@ -212,7 +212,8 @@ def as_with_real_tensors() -> Iterator[None]:
     When it sees a fake it takes packed sequences for granted, and the mask that it makes for them excludes
     the fused kernels and repeats keys and values for all heads. And torch's grouped matmul of experts has
     no fake for fp32; the library's fallback has, and returns the same. A causal bias is a kind of tensor that
-    no fake can be: without one the same tensors are kept. Meshes look ranks up in their tensors.
+    no fake can be: without one the same tensors are kept. Meshes look ranks up in their tensors. A scaler
+    of losses looks whether gradients are finite before an optimizer steps.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from transformers import masking_utils
@@ -226,11 +227,15 @@ def as_with_real_tensors() -> Iterator[None]:
         with unset_fake_temporarily():
             return concatenate(meshes)
 
+    def step_at_once(_scaler: object, optimizer: torch.optim.Optimizer, *_state: object) -> None:
+        optimizer.step()
+
     with ExitStack() as stack:
         for owner, name, function in (
             (masking_utils, "find_packed_sequence_indices", _answering(None)),
             (moe, "_can_use_grouped_mm", _answering(False)),
             (context_parallel, "causal_lower_right", _answering(None)),
+            (torch.amp.GradScaler, "_maybe_opt_step", step_at_once),
             (DeviceMesh, "_concatenate", staticmethod(concatenate_real)),
         ):
             stack.enter_context(_replaced(owner, name, function))

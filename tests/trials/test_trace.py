@@ -130,6 +130,16 @@ def test_checkpointing_shows() -> None:
     assert selective.phases[StepPhase.FORWARD] < every.phases[StepPhase.FORWARD]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+def test_scaling_losses_keeps_nothing_of_size(optimizer: str) -> None:
+    """Also where the step is not a fused one, before which the scaler looks at the gradients."""
+    bf16, fp16 = (
+        trace.trace(probe(TINY["llama"], {"precision": precision, "optimizer": optimizer}, world_size=1))
+        for precision in ("bf16", "fp16")
+    )
+    assert fp16.peak_bytes == pytest.approx(bf16.peak_bytes, rel=0.01)
+
+
 def test_a_factory_is_traced_too() -> None:
     found = trace.trace(probe(factory_model("tiny:build"), world_size=1))
     assert found.peak_bytes > 0
