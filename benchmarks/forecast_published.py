@@ -2,9 +2,6 @@
 
 `python benchmarks/forecast_published.py` reads data/published.json and writes
 results/forecast_published.json. Nothing is fitted to these rows.
-
-With context parallelism torchtitan attends by a ring, to one part of the keys after the other, and rescales
-what it has; probes gather all keys first, as Llama 3 was trained. Those rows are told apart: they cost more.
 """
 
 import json
@@ -34,11 +31,6 @@ def group_of(gpus: int, hardware: dict[str, Any] = PUBLISHED["hardware"]) -> Nod
         bandwidth_gb_per_s=hardware["bandwidth_gb_per_s"],
     )
     return replace(group, gpu=gpu, network_gb_per_s=hardware["network_gb_per_s"])
-
-
-def attends_by_ring(row: dict[str, Any]) -> bool:
-    """Whether the row's ranks share a sequence otherwise than a probe's."""
-    return "context_parallel_size" in row["config"]
 
 
 def compare(row: dict[str, Any]) -> dict[str, Any]:
@@ -77,13 +69,11 @@ def main() -> None:
             f"speed {row['forecast_tokens_per_second_per_gpu']:8,.0f} of "
             f"{row['tokens_per_second_per_gpu']:7,.0f} {row['speed_error']:+7.1%}   memory {memory}"
         )
-    speeds = [row["speed_error"] for row in rows if not attends_by_ring(row)]
-    of_rings = [row["speed_error"] for row in rows if attends_by_ring(row)]
+    speeds = [row["speed_error"] for row in rows]
     memories = [row["reserved_error"] for row in rows if row["reserved_error"] is not None]
     figures = {
         "speed_mean_absolute_error": mean(map(abs, speeds)),
         "speed_worst": max(speeds, key=abs),
-        "speed_mean_error_beside_a_ring": mean(of_rings),
         "reserved_mean_absolute_error": mean(map(abs, memories)),
         "reserved_worst": max(memories, key=abs),
     }

@@ -75,8 +75,9 @@ def _layer(case: Case, acts: Activations) -> tuple[Floats, Floats]:
         arithmetic = arithmetic + 2.0 * products * sizes.active_experts / (efficiency * case.grouped_flops)
     matmul = np.maximum(arithmetic, case.bytes.compute * sizes.linear / case.tensor / case.bandwidth)
     scores = 4.0 * case.tokens * _keys(case) * shape.query_size / case.tensor
+    shared = np.where(case.context > 1, constants.shared_attention_efficiency, 1.0)
     efficiency = np.where(
-        case.has("attention", "eager"), _matmul_efficiency(case), constants.attention_efficiency
+        case.has("attention", "eager"), _matmul_efficiency(case), shared * constants.attention_efficiency
     )
     attention = scores / (efficiency * case.unconverted_flops)
     passes = np.where(

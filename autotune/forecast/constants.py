@@ -64,6 +64,10 @@ class ForecastConstants:
     attention_efficiency: float = 0.25
     """The same for fused attention, forward and backward: FlashAttention-2 reaches 0.35 on H100 in isolated
     forwards (FlashAttention-3's paper), less in backwards and at a step's clocks. Reasoned."""
+    shared_attention_efficiency: float = 0.8
+    """What is left of it where ranks share a sequence, and attend to its pieces one after the other.
+    torchtitan's rings of 2 to 8 ranks have 1.0 to 0.65 of it; what probes do, gathering all keys first, has
+    not been measured on several GPUs. Reasoned."""
     memory_efficiency: float = 0.85
     """Share of the memory bandwidth that elementwise kernels reach: 0.9 to 0.75 (Calculon). Read."""
     elementwise_passes: float = 3.0

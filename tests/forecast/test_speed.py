@@ -241,7 +241,7 @@ def test_context_parallel_ranks_share_attention_evenly(node, llama_8b):
             - forecast(llama_8b, node, 8, columns, fast).step_s[0]
         )
 
-    alone = attending(1)
+    alone = attending(1) / CONSTANTS["cuda"].shared_attention_efficiency
     for ranks in (2, 4, 8):
         assert attending(ranks) / alone == pytest.approx(1 / ranks)
 
@@ -260,7 +260,7 @@ def test_a_window_is_all_that_a_query_attends_to(node, llama_8b):
     # 1024 keys less what the first 1024 tokens lack, where all of them see half of 8192 in the mean.
     seen = 1024 * (1 - 1024 / (2 * 8192)) / (8192 / 2)
     assert of_window / of_all == pytest.approx([seen, seen])
-    assert of_all[1] / of_all[0] == pytest.approx(1 / 4)
+    assert of_all[1] / of_all[0] == pytest.approx(1 / 4 / CONSTANTS["cuda"].shared_attention_efficiency)
 
 
 def test_context_parallel_ranks_gather_keys_and_values_and_scatter_their_gradients(node, llama_8b):
