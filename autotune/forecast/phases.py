@@ -20,6 +20,7 @@ from autotune.forecast.case import Case
 from autotune.forecast.formats import SINGLE, Floats
 from autotune.forecast.layers import widest_matrix
 from autotune.forecast.states import Parameters, Stage, States, layers_alive, shards_gradients
+from autotune.forecast.styles import style_of
 from autotune.forecast.weight_copies import Copies, weight_copies
 from trials.contract.constants import LOSS_CHUNKS, engine_constants
 from trials.contract.messages import StepPhase
@@ -300,12 +301,14 @@ def _layer_backward(case: Case, acts: Activations) -> Floats:
 def gathering_gradient(case: Case, acts: Activations) -> Floats:
     """While tensor-parallel ranks gather the gradient of a part's output, of which each has some tokens.
 
-    That of the feed-forward part comes first, and a layer is recomputed when it is there.
+    That of the feed-forward part comes first, and a layer is recomputed when it is there, but where a norm
+    follows it.
     """
     whole = _whole_stream(case)
     cast = case.autocasts * whole / case.tensor
     gathering = cast + case.constants.whole_streams_alive * whole
-    fed_forward = acts.stream + np.where(case.has("activation_checkpointing", "full"), whole, gathering)
+    is_given = case.has("activation_checkpointing", "full") & (not style_of(case.shape).norms_after)
+    fed_forward = acts.stream + np.where(is_given, whole, gathering)
     return np.maximum(fed_forward, acts.attention + gathering + whole)
 
 

@@ -77,6 +77,18 @@ CASES = [
         4,
         {"tensor_parallel_size": 4, "activation_checkpointing": "full", "precision": "bf16_pure"},
     ),
+    # A norm after the feed-forward part: its gradient is gathered when the layer has been recomputed.
+    (
+        "gemma3_text",
+        KEYS,
+        8,
+        {
+            "sharding": "fsdp",
+            "tensor_parallel_size": 8,
+            "activation_checkpointing": "full",
+            "precision": "fp32",
+        },
+    ),
     ("llama", {}, 2, {"sharding": "fsdp", "context_parallel_size": 2}),
     ("llama", KEYS, 8, {"sharding": "fsdp", "context_parallel_size": 4, "precision": "fp32"}),
     ("llama", KEYS, 4, {"sharding": "fsdp", "context_parallel_size": 4, "activation_checkpointing": "full"}),
