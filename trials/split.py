@@ -39,6 +39,7 @@ def split_model(built: BuiltModel, mesh: Mesh, config: TrainingConfig) -> Split:
         parallelise(built, mesh[TENSOR])
         return Split(with_positions, loss_parallel)
     if config.context_parallel_size > 1:
+        _require_fixed_positions(built.module)
         pieces = 2 * config.context_parallel_size
         if config.sequence_length % pieces:
             raise EngineRefusal(f"sequences of {config.sequence_length} do not divide into {pieces} pieces")
@@ -60,6 +61,18 @@ def _require_full_attention(model: nn.Module, sequence_length: int) -> None:
         raise ModelUnusable(
             "attention of this model stays within chunks in some layers, which sequences that are split over "
             "ranks do not do yet"
+        )
+
+
+def _require_fixed_positions(model: nn.Module) -> None:
+    """Ranks see positions up to their own last one, so no others may decide on them. Raises ModelUnusable."""
+    of_all = getattr(getattr(model, "config", None), "rope_parameters", None) or {}
+    of_layers = [value for value in of_all.values() if isinstance(value, dict)]
+    kinds = {str(parameters.get("rope_type")) for parameters in (of_all, *of_layers)}
+    if changing := kinds & {"dynamic", "longrope"}:
+        raise ModelUnusable(
+            f"rotary positions of this model ({', '.join(changing)}) depend on how long a sequence is, of "
+            "which context-parallel ranks see parts"
         )
 
 

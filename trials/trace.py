@@ -66,7 +66,7 @@ def trace_whole(request: ProbeRequest) -> TraceResult:
 
 def _trace(request: ProbeRequest, num_layers: int, depths: tuple[int, ...]) -> TraceResult:
     started = time.monotonic()
-    with _world(request.world_size):
+    with _world(request.world_size, _heaviest_rank(request)):
         traced = [_trace_depth(request, depth) for depth in depths]
     peaks = traced[0].peaks if len(traced) == 1 else _extrapolated(traced[0], traced[1], num_layers)
     phases = _by_phase(peaks)
@@ -110,15 +110,22 @@ def _require_traceable(request: ProbeRequest) -> None:
         raise BadInput("a trace is of one rank alone, and a stage of a pipeline waits for the others")
 
 
+def _heaviest_rank(request: ProbeRequest) -> int:
+    """The first rank, whose shards are never smaller; of context-parallel ones the last, whose early piece
+    attends to the most keys and has the largest gradients of them beside those of all.
+    """
+    return (request.config.context_parallel_size - 1) * request.config.tensor_parallel_size
+
+
 @contextmanager
-def _world(size: int) -> Iterator[None]:
-    """A process group of which this is the first rank, whose shards are never smaller, and the only one."""
+def _world(size: int, rank: int = 0) -> Iterator[None]:
+    """A process group of which this is one rank, and the other ranks do not exist."""
     if size == 1:
         yield
         return
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    dist.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
+    dist.init_process_group("fake", rank=rank, world_size=size, store=FakeStore())
     try:
         yield
     finally:

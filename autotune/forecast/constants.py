@@ -43,7 +43,7 @@ class ForecastConstants:
     what the feed-forward part puts out, or the embedding; one more while that of attention is. Traced."""
     key_gradients_alive: float = 1.5
     """Whole-sequence pairs of gradients of K and V that context parallelism holds at a time: the kernel's,
-    and of one of them the parts that are sent. Traced."""
+    and of one of them the parts that are sent. Traced on the last rank, which has most."""
     offloaded_layers_alive: int = 2
     """Layers whose activations are on the device under `offload=activations`. Reasoned."""
     deepspeed_max_live_parameters: float = 1e9
@@ -65,9 +65,9 @@ class ForecastConstants:
     """The same for fused attention, forward and backward: FlashAttention-2 reaches 0.35 on H100 in isolated
     forwards (FlashAttention-3's paper), less in backwards and at a step's clocks. Reasoned."""
     shared_attention_efficiency: float = 0.8
-    """What is left of it where ranks share a sequence, and attend to its pieces one after the other.
-    torchtitan's rings of 2 to 8 ranks have 1.0 to 0.65 of it; what probes do, gathering all keys first, has
-    not been measured on several GPUs. Reasoned."""
+    """What is left of it where ranks share a sequence, and attend to its pieces one after the other. Fitted
+    to torchtitan's rings of 2, 4 and 8 ranks, which have 1.0 to 0.65; probes gather all keys first, which has
+    not been measured on several GPUs."""
     memory_efficiency: float = 0.85
     """Share of the memory bandwidth that elementwise kernels reach: 0.9 to 0.75 (Calculon). Read."""
     elementwise_passes: float = 3.0

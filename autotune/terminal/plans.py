@@ -9,9 +9,10 @@ from rich.text import Text
 
 from autotune.hardware.sizes import format_bytes
 from autotune.report.plan import Explanation, Plan, PlanRow
-from autotune.terminal.tables import Cell, ConfigTable, plain_table
+from autotune.terminal.tables import SHORT, Cell, ConfigTable, Fitting, plain_table
 from autotune.terminal.words import caveats, describe, figure, in_common
 
+GIB, MIB = 2**30, 2**20
 PART_COLOURS: Mapping[str, str] = {
     "weights": "blue",
     "gradients": "cyan",
@@ -99,10 +100,9 @@ def _bar(row: PlanRow, held_bytes: int, width: int) -> Text:
 
 
 def _legend() -> Text:
-    legend = Text()
-    for part, colour in PART_COLOURS.items():
-        legend.append("█\u00a0", style=colour).append(f"{part}  ", style="dim")
-    return legend
+    """On two lines, for a bar is drawn on a terminal of 80 columns too."""
+    parts = [Text("█ ", style=colour).append(part, style="dim") for part, colour in PART_COLOURS.items()]
+    return Text("\n").join(Text("  ").join(some) for some in (parts[:4], parts[4:]))
 
 
 def explanation_view(explanation: Explanation) -> RenderableType:
@@ -119,20 +119,7 @@ def explanation_view(explanation: Explanation) -> RenderableType:
         verdict = f"offloads {format_bytes(host - usable_host)} more than a node's CPU memory has for it"
     else:
         verdict = "may be over, for what was measured here is not yet certain enough"
-    memory = plain_table()
-    memory.add_column("phase")
-    for part in PART_COLOURS:
-        memory.add_column(part, justify="right", no_wrap=True)
-    memory.add_column("sum", justify="right", no_wrap=True)
-    for phase, parts in explanation.phases.items():
-        total = sum(parts.values())
-        style = "bold" if parts is peak else ""
-        memory.add_row(
-            phase,
-            *(format_bytes(size) if size else "" for size in parts.values()),
-            format_bytes(total),
-            style=style,
-        )
+    memory = Fitting(*(partial(_phases, explanation, peak, is_short=is_short) for is_short in (False, True)))
     speed = f"{figure(explanation.tokens_per_second)} tokens/s"
     if explanation.mfu is not None:
         speed += f", MFU {explanation.mfu:.0%}"
@@ -149,6 +136,21 @@ def explanation_view(explanation: Explanation) -> RenderableType:
     if explanation.unprobed:
         lines.append(Text(f"forecast only: {explanation.unprobed}", style="dim"))
     return Group(*lines, "", memory, "", _seconds(explanation))
+
+
+def _phases(explanation: Explanation, peak: Mapping[str, int], *, is_short: bool) -> Table:
+    """Parts of the peak in each phase; short, all in the unit of the peak, which is told once."""
+    unit, name = (GIB, "GiB") if sum(peak.values()) >= GIB else (MIB, "MiB")
+    table = plain_table(1 if is_short else 2)
+    table.add_column(f"phase, {name}" if is_short else "phase", no_wrap=True)
+    for part in (*PART_COLOURS, "sum"):
+        table.add_column(SHORT.get(part, part) if is_short else part, justify="right", no_wrap=True)
+    for phase, parts in explanation.phases.items():
+        sizes = (*parts.values(), sum(parts.values()))
+        cells = [f"{size / unit:.2f}" if is_short else format_bytes(size) for size in sizes]
+        shown = [cell if size else "" for cell, size in zip(cells, sizes, strict=True)]
+        table.add_row(phase, *shown, style="bold" if parts is peak else "")
+    return table
 
 
 def _seconds(explanation: Explanation) -> Table:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -29,12 +30,22 @@ SHORT = {
     "device memory": "device",
     "CPU memory": "CPU",
     "of the ceiling": "of ceiling",
+    "tensors, traced": "traced",
 }
 """What long values and headings are called where there is little room."""
 
 
-ROOMS = ((0, 2, 24), (1, 2, 24), (1, 1, 24), (1, 1, 10), (1, 1, 0))
-"""Which heading, the space between columns and the width of drawings, where there is less and less room."""
+DISPENSABLE = frozenset({"MFU"})
+ROOMS = (
+    (0, 2, 24, frozenset[str]()),
+    (1, 2, 24, frozenset[str]()),
+    (1, 1, 24, frozenset[str]()),
+    (1, 1, 10, frozenset[str]()),
+    (1, 1, 0, frozenset[str]()),
+    (1, 1, 0, DISPENSABLE),
+)
+"""Which heading, the space between columns, the width of drawings and what is left out, where there is less
+and less room."""
 
 
 def _said(value: str, *, short: bool) -> str:
@@ -94,7 +105,7 @@ class ConfigTable:
     def __rich__(self) -> Fitting:
         return Fitting(*(partial(self._table, *room) for room in ROOMS))
 
-    def _table(self, heading: int, gap: int, drawn: int) -> Table:
+    def _table(self, heading: int, gap: int, drawn: int, without: frozenset[str]) -> Table:
         table = plain_table(gap)
         if self._legend and drawn:
             table.caption, table.caption_style, table.caption_justify = self._legend, "", "left"
@@ -102,23 +113,26 @@ class ConfigTable:
         for field in self._fields:
             number = field.endswith(("_size", "_steps", "_length", "_rank"))
             table.add_column(HEADINGS[field][heading], justify="right" if number else "left", no_wrap=True)
-        left_out = {
+        rows = [
+            [cell(drawn) if callable(cell) else cell for cell in figures] for _, _, figures, _ in self._rows
+        ]
+        drawings = {i for _, _, figures, _ in self._rows for i, cell in enumerate(figures) if callable(cell)}
+        shown = [
             index
-            for _, _, figures, _ in self._rows
-            for index, cell in enumerate(figures)
-            if callable(cell) and not drawn
-        }
-        for index, name in enumerate(self._figures):
-            if index not in left_out:
-                table.add_column(_said(name, short=heading > 0), justify="right", no_wrap=True)
-        for trial, config, figures, style in self._rows:
+            for index, name in enumerate(self._figures)
+            if name not in without and (drawn or index not in drawings)
+        ]
+        for index in shown:
+            widest = max((cell_len(str(cells[index])) for cells in rows), default=0)
+            table.add_column(
+                _said(self._figures[index], short=heading > 0),
+                justify="right",
+                no_wrap=True,
+                min_width=widest,  # names are cut before figures
+            )
+        for (trial, config, _, style), cells in zip(self._rows, rows, strict=True):
             values = [_said(str(getattr(config, field)), short=heading > 0) for field in self._fields]
-            cells = [
-                cell(drawn) if callable(cell) else cell
-                for index, cell in enumerate(figures)
-                if index not in left_out
-            ]
-            table.add_row(trial, *values, *cells, style=style)
+            table.add_row(trial, *values, *(cells[index] for index in shown), style=style)
         return table
 
 

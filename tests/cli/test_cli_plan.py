@@ -1,9 +1,16 @@
 """`autotune plan` as people and scripts call it."""
 
+from io import StringIO
+
 import jsonschema
 import pytest
 from cli_support import Cli
+from rich.console import Console
 from test_cli_json import CONFIG, COUNT, NUMBER, TEXT, among, each, or_null
+
+from autotune.planner import plan
+from autotune.request import PlanRequest
+from autotune.terminal.plans import plan_view
 
 PARTS = ("weights", "gradients", "master", "optimizer", "activations", "transient", "fixed")
 PLAN = among(
@@ -125,15 +132,46 @@ def test_rows_tell_what_they_take_of_the_cpus_memory(cli: Cli, monkeypatch: pyte
     assert "CPU memory" not in cli("plan", "llama-3.1-8b", "--gpus", "H100:8", "--set", "offload=none").out
 
 
+WIDE, NARROW = ("llama-3.1-8b", "h100:8"), ("llama-3.1-8b", "4090:1")
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 @pytest.mark.parametrize(
-    "job", [("llama-3.1-8b", "h100:8"), ("llama-3.1-70b", "4090:2"), ("llama-3.1-8b", "4090:1")], ids=" ".join
+    "words",
+    [
+        WIDE,
+        NARROW,
+        ("llama-3.1-70b", "4090:2"),
+        (*WIDE, "--explain", "micro_batch_size=2,sharding=fsdp"),
+        (*WIDE, "--explain", "sharding=zero2,offload=optimizer"),
+    ],
+    ids=" ".join,
 )
-def test_no_value_is_cut_off(cli: Cli, monkeypatch: pytest.MonkeyPatch, job: tuple[str, str], width: int):
-    """Where there is little room, names are shorter; where there is less, the bars are, or are left out."""
+def test_no_value_is_cut_off(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], width: int
+) -> None:
+    """Where there is little room, names are shorter; where there is less, bars are, or are left out."""
     monkeypatch.setenv("COLUMNS", str(width))
-    model, gpus = job
-    ended = cli("plan", model, "--gpus", gpus)
+    model, gpus, *more = words
+    ended = cli("plan", model, "--gpus", gpus, *more)
     assert "…" not in ended.out
-    assert "█" in ended.out or width == 80
-    assert max(map(len, ended.out.splitlines())) <= width
+    lines = ended.out.splitlines()
+    assert not any(line.rstrip().endswith("█") for line in lines), "a colour without its name"
+    if "--explain" in more:
+        assert all(any(line.startswith(phase) for line in lines) for phase in ("phase", "forward", "step"))
+    else:
+        assert "█ weights" in ended.out or width == 80
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_figures_are_whole_where_names_are_not(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """With what was traced, and several groups of nodes, there is more to show than room."""
+    found = plan(PlanRequest("llama-3.1-8b", "4090:1", top=2))
+    rows = [
+        row.model_copy(update={"traced_bytes": 20 * 2**30, "gpus": gpus})
+        for row, gpus in zip(found.ranked, ("4 × A100-80GB-SXM", "1 × RTX4090"), strict=True)
+    ]
+    out = StringIO()
+    Console(file=out, width=width).print(plan_view(found.model_copy(update={"ranked": tuple(rows)})))
+    for figure in ("1,7", "21.30 GiB", "20.00 GiB", "A100-80GB-SXM"):
+        assert figure in out.getvalue()

@@ -92,6 +92,18 @@ CASES = [
     ("llama", {}, 2, {"sharding": "fsdp", "context_parallel_size": 2}),
     ("llama", KEYS, 8, {"sharding": "fsdp", "context_parallel_size": 4, "precision": "fp32"}),
     ("llama", KEYS, 4, {"sharding": "fsdp", "context_parallel_size": 4, "activation_checkpointing": "full"}),
+    # Attention's backward is the peak, where the last of the ranks has the largest gradients of keys.
+    (
+        "llama",
+        {**KEYS, "num_hidden_layers": 4},
+        8,
+        {
+            "sharding": "fsdp",
+            "context_parallel_size": 8,
+            "activation_checkpointing": "full",
+            "sequence_length": 8192,
+        },
+    ),
 ]
 
 
@@ -114,10 +126,11 @@ def test_peaks_agree(family, sizes, world_size, fields):
     nodes = f"{max(1, world_size // 8)}x{min(world_size, 8)}xH100"
     phases = break_down(shape, parse_inventory(nodes).group, world_size, config).phases
     tensors = {phase: sum(parts.values()) - parts["fixed"] for phase, parts in phases.items()}
-    # DTensor holds this and that beside what is derived.
-    tolerance = 0.03 if config.tensor_parallel_size > 1 else 0.02
+    # DTensor holds this and that beside what is derived; of many ranks the last has less than is reckoned.
+    many_keys = config.context_parallel_size > 4
+    tolerance = 0.03 if config.tensor_parallel_size > 1 else 0.05 if many_keys else 0.02
     assert max(tensors.values()) == pytest.approx(traced.peak_bytes, rel=tolerance)
-    # What a tensor-parallel forward gathers is not derived, for a backward gathers more.
-    forward = [StepPhase.FORWARD] if config.tensor_parallel_size == 1 else []
-    for phase in (*forward, StepPhase.STEP):
+    # What a forward gathers is not derived, of keys or for a norm after a split matmul: a backward gathers more.
+    gathers = many_keys or (family == "gemma3_text" and config.tensor_parallel_size > 1)
+    for phase in (StepPhase.STEP,) if gathers else (StepPhase.FORWARD, StepPhase.STEP):
         assert tensors[phase] == pytest.approx(traced.phases[phase], rel=0.03)

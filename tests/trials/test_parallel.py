@@ -46,6 +46,7 @@ FOUR = [
     },
     {CONTEXT: 2, "sharding": "fsdp", "micro_batch_size": 2, "gradient_accumulation_steps": 2},
     {CONTEXT: 2, "sharding": "ddp", "micro_batch_size": 4},
+    {CONTEXT: 4, "micro_batch_size": 4, "gradient_accumulation_steps": 2},
 ]
 
 
@@ -136,6 +137,24 @@ def test_a_loss_that_is_more_than_of_the_last_stage_is_not_cut_either(run: Run) 
         (
             hf_model("llama4_text", **DECODER, head_dim=8, num_local_experts=4, attention_chunk_size=8),
             "stays within chunks",
+        ),
+        (
+            hf_model(
+                "phi3",
+                **DECODER,
+                pad_token_id=0,
+                original_max_position_embeddings=16,
+                rope_parameters={
+                    "rope_type": "longrope",
+                    "rope_theta": 10000.0,
+                    "partial_rotary_factor": 1.0,
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [2.0] * 4,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 16,
+                },
+            ),
+            "(longrope) depend on how long",
         ),
     ],
     ids=lambda given: given.name if isinstance(given, ModelSpec) else "",
