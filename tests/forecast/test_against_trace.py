@@ -130,7 +130,7 @@ def test_peaks_agree(family, sizes, world_size, fields):
     many_keys = config.context_parallel_size > 4
     tolerance = 0.03 if config.tensor_parallel_size > 1 else 0.05 if many_keys else 0.02
     assert max(tensors.values()) == pytest.approx(traced.peak_bytes, rel=tolerance)
-    # What a forward gathers is not derived, of keys or for a norm after a split matmul: a backward gathers more.
+    # What a forward gathers of keys, or for a norm after a split matmul, is not derived; a backward has more.
     gathers = many_keys or (family == "gemma3_text" and config.tensor_parallel_size > 1)
     for phase in (StepPhase.STEP,) if gathers else (StepPhase.FORWARD, StepPhase.STEP):
         assert tensors[phase] == pytest.approx(traced.phases[phase], rel=0.03)
