@@ -53,13 +53,14 @@ class Candidates:
 
     def index(self, config: TrainingConfig) -> int | None:
         """Where `config` stands, or None where it is no candidate."""
-        if config not in self._found:
+        try:
+            return self._found[config]
+        except KeyError:
             wanted = Columns.of([config])
             rows = np.arange(len(self))
             for name, array in self.columns.values.items():
                 rows = rows[array[rows] == wanted.values[name][0]]
-            self._found[config] = int(rows[0]) if len(rows) else None
-        return self._found[config]
+            return self._found.setdefault(config, int(rows[0]) if len(rows) else None)
 
     def select(self, rows: NDArray[np.bool_]) -> "Candidates":
         """Only those of a mask of shape (n,); what was rejected, and why, stays as it was."""
