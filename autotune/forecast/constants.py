@@ -1,17 +1,16 @@
 """The calibratable constants of the forecast: one table, each with its source.
 
 Sources: *traced* on real models with fake tensors, *read* in code, papers or data sheets, *reasoned*
-where there is neither; a reasoned constant is the first to be calibrated.
+where there is neither, *fitted* to published rows that are then no test of it; a reasoned or fitted constant
+is the first to be calibrated.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from autotune.hardware.sizes import GIB, MIB
 from trials.contract.messages import DeviceKind
-
-MIB = 2**20
-GIB = 2**30
 
 
 @dataclass(frozen=True)

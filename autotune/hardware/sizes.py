@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from autotune.errors import BadInput
 
+MIB, GIB = 2**20, 2**30
 SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*|%)\s*", re.ASCII)
 
 UNIT_BYTES = MappingProxyType(
@@ -58,5 +59,5 @@ def parse_share(text: str, what: str) -> float:
 
 def format_bytes(size: int) -> str:
     """Bytes for people: `1.07 GiB`, and `512 MiB` where GiB would be less than one."""
-    gib = size / 2**30
+    gib = size / GIB
     return f"{gib:,.2f} GiB" if gib >= 1 else f"{size / 2**20:,.0f} MiB"

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from autotune.errors import BadInput
+from autotune.hardware.sizes import GIB
 from autotune.report.answer import Answer
 from autotune.report.explanation import JobExplanation
 from autotune.report.figures import save_figures
@@ -18,7 +19,6 @@ from trials.contract.outcome import VERDICTS, Outcome
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-GIB = 2**30
 COLOURS: Mapping[Outcome, str] = MappingProxyType(
     {
         Outcome.MEASURED: "#2a7",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.hardware.sizes import GIB
 from autotune.report.figures import save_figures
 from autotune.report.plan import Plan, PlanRow
 from trials.contract.config import TrainingConfig
@@ -11,7 +12,6 @@ from trials.contract.config import TrainingConfig
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-GIB = 2**30
 ALWAYS_TOLD = ("micro_batch_size", "sharding", "precision", "sequence_length")
 
 

@@ -2,7 +2,8 @@
 
 import math
 
-MIB = 2**20
+from autotune.hardware.sizes import MIB
+
 FORECAST_MARGIN = 0.25
 """What is added to a forecast peak. One-sided, since a ceiling that is quoted has to work: on CPU alone,
 what lies outside tensors was measured at 384 to 476 MiB for one and the same model."""

@@ -7,12 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from autotune.hardware.sizes import format_bytes
+from autotune.hardware.sizes import GIB, MIB, format_bytes
 from autotune.report.plan import Explanation, Plan, PlanRow
 from autotune.terminal.tables import SHORT, Cell, ConfigTable, Fitting, plain_table
 from autotune.terminal.words import caveats, describe, figure, in_common
 
-GIB, MIB = 2**30, 2**20
 PART_COLOURS: Mapping[str, str] = {
     "weights": "blue",
     "gradients": "cyan",

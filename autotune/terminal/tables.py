@@ -1,7 +1,8 @@
 """Tables that fit the terminal they are printed on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -35,17 +36,28 @@ SHORT = {
 """What long values and headings are called where there is little room."""
 
 
-DISPENSABLE = frozenset({"MFU"})
+class Room(NamedTuple):
+    """How a table is made where there is so much room."""
+
+    is_short: bool
+    """Whether headings and long values are called what they are in `SHORT`."""
+    gap: int
+    """Blanks between columns."""
+    drawing_width: int
+    """Characters of each drawing; 0 leaves them out."""
+    without: Collection[str] = ()
+    """Figures that are left out too."""
+
+
 ROOMS = (
-    (0, 2, 24, frozenset[str]()),
-    (1, 2, 24, frozenset[str]()),
-    (1, 1, 24, frozenset[str]()),
-    (1, 1, 10, frozenset[str]()),
-    (1, 1, 0, frozenset[str]()),
-    (1, 1, 0, DISPENSABLE),
+    Room(False, 2, 24),
+    Room(True, 2, 24),
+    Room(True, 1, 24),
+    Room(True, 1, 10),
+    Room(True, 1, 0),
+    Room(True, 1, 0, ("MFU",)),
 )
-"""Which heading, the space between columns, the width of drawings and what is left out, where there is less
-and less room."""
+"""From most room to least."""
 
 
 def _said(value: str, *, short: bool) -> str:
@@ -103,35 +115,37 @@ class ConfigTable:
         self._rows.append(("" if trial is None else str(trial), config, figures, style))
 
     def __rich__(self) -> Fitting:
-        return Fitting(*(partial(self._table, *room) for room in ROOMS))
+        return Fitting(*(partial(self._table, room) for room in ROOMS))
 
-    def _table(self, heading: int, gap: int, drawn: int, without: frozenset[str]) -> Table:
-        table = plain_table(gap)
-        if self._legend and drawn:
+    def _table(self, room: Room) -> Table:
+        table, width = plain_table(room.gap), room.drawing_width
+        if self._legend and width:
             table.caption, table.caption_style, table.caption_justify = self._legend, "", "left"
         table.add_column(self._number, justify="right", no_wrap=True)
         for field in self._fields:
             number = field.endswith(("_size", "_steps", "_length", "_rank"))
-            table.add_column(HEADINGS[field][heading], justify="right" if number else "left", no_wrap=True)
+            table.add_column(
+                HEADINGS[field][room.is_short], justify="right" if number else "left", no_wrap=True
+            )
         rows = [
-            [cell(drawn) if callable(cell) else cell for cell in figures] for _, _, figures, _ in self._rows
+            [cell(width) if callable(cell) else cell for cell in figures] for _, _, figures, _ in self._rows
         ]
         drawings = {i for _, _, figures, _ in self._rows for i, cell in enumerate(figures) if callable(cell)}
         shown = [
             index
             for index, name in enumerate(self._figures)
-            if name not in without and (drawn or index not in drawings)
+            if name not in room.without and (width or index not in drawings)
         ]
         for index in shown:
             widest = max((cell_len(str(cells[index])) for cells in rows), default=0)
             table.add_column(
-                _said(self._figures[index], short=heading > 0),
+                _said(self._figures[index], short=room.is_short),
                 justify="right",
                 no_wrap=True,
                 min_width=widest,  # names are cut before figures
             )
         for (trial, config, _, style), cells in zip(self._rows, rows, strict=True):
-            values = [_said(str(getattr(config, field)), short=heading > 0) for field in self._fields]
+            values = [_said(str(getattr(config, field)), short=room.is_short) for field in self._fields]
             table.add_row(trial, *values, *(cells[index] for index in shown), style=style)
         return table
 

@@ -14,7 +14,7 @@ from autotune.storage.engine import optuna_storage
 from autotune.web import catalogue, events, jobs, tokens
 from autotune.web.auth import Keyring, RequireToken, logins
 from autotune.web.dashboard import ShownStorage, dashboard
-from autotune.web.document import GUARDED, OTHERWISE, TOKEN_SHOWN, complete_document
+from autotune.web.document import GUARDED, OTHERWISE, TOKEN_SHOWN, DocumentedApp
 from autotune.web.guards import LOOPBACK_HOSTS, BodyLimit, KnownHosts, SameSite, SecurityHeaders
 from autotune.web.methods import Heads
 from autotune.web.metrics import Metrics, Timed, exposition, health
@@ -46,7 +46,7 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
     StorageUnavailable where the database cannot be used.
     """
     service.open()
-    app = FastAPI(
+    app = DocumentedApp(
         title="autotune",
         version=metadata.version("autotune"),
         description=ABOUT,
@@ -60,7 +60,6 @@ def create_app(service: Service, settings: Settings, *, open_to_all: bool = Fals
     keyring = Keyring(service.role_of, own, open_to_all=open_to_all and own is None)
     metrics = Metrics()
     answer_with_problems(app)
-    complete_document(app)
     for router in (
         jobs.router,
         events.router,

@@ -73,17 +73,15 @@ GUARDED: Responses = {**problems(401, 403, 503), **OTHERWISE}
 """Of those that take a token."""
 
 
-def complete_document(app: FastAPI) -> None:
-    """Have the document of `app` say what `problems` refers to, and give examples of answers."""
-    generate = app.openapi
+class DocumentedApp(FastAPI):
+    """An app whose document says what `problems` refers to, and gives examples of answers."""
 
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        schema = Problem.model_json_schema(ref_template=REFERENCES)
-        schemas = document["components"]["schemas"]
-        schemas |= {**schema.pop("$defs"), "Problem": schema}
-        for name, example in json.loads(EXAMPLES.read_text()).items():
-            schemas[name]["example"] = example
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, which is made once."""
+        if self.openapi_schema is None:
+            schemas = super().openapi()["components"]["schemas"]
+            schema = Problem.model_json_schema(ref_template=REFERENCES)
+            schemas |= {**schema.pop("$defs"), "Problem": schema}
+            for name, example in json.loads(EXAMPLES.read_text()).items():
+                schemas[name]["example"] = example
+        return super().openapi()

@@ -5,6 +5,7 @@ torchao does when a model class of transformers is imported: seen on an H200, wh
 
 import pytest
 import torch
+from torch.types import Device
 from torch.utils import _triton
 
 from trials import before_cuda
@@ -33,9 +34,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     ("device", "index"), [(None, 0), (1, 1), ("cuda", 0), ("cuda:3", 3), (torch.device("cuda", 2), 2)]
 )
-def test_nvml_answers_what_a_gpu_is_capable_of(gpu: list[int], device: object, index: int) -> None:
+def test_nvml_answers_what_a_gpu_is_capable_of(gpu: list[int], device: Device, index: int) -> None:
     with gpus_by_nvml():
-        assert torch.cuda.get_device_capability(device) == (9, 0)  # type: ignore[arg-type]  # object
+        assert torch.cuda.get_device_capability(device) == (9, 0)
     assert gpu == [index]
 
 
